@@ -1,0 +1,146 @@
+"""Label maps on disk: index PNGs, their void value, their colours."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fcn.errors import UserError
+from fcn.files import atomic_file
+
+VOID = 255  # in every array and file of ours
+
+INDEX_MODES = {"1", "P", "L", "I", "I;16", "I;16B"}
+
+
+def voc_palette() -> np.ndarray:
+    """The PASCAL VOC colour map, uint8 (256, 3).
+
+    Bits 0, 1, 2 of the index go to the top bits of red, green and blue, bits 3, 4, 5 to the next
+    ones, and so on (VOC development kit, VOClabelcolormap.m); 255 comes out as (224, 224, 192).
+    """
+    index = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
+        index = index >> 3
+    return palette
+
+
+def check_label(values: np.ndarray, source: object, classes: int, void: int | None) -> np.ndarray:
+    """Normalise a label map of integers (H, W) to uint8 with void as 255.
+
+    ``void`` is its value in ``values`` (None: there is none) and wins over a class of that index.
+    Any other value outside 0..classes-1 is a UserError that names ``source`` and the values.
+    """
+    if not 0 < classes <= VOID:
+        raise UserError(f"{source}: {classes} classes do not fit 8-bit labels (1 to {VOID}).")
+    is_void = np.zeros(values.shape, bool) if void is None else values == void
+    wrong = ((values < 0) | (values >= classes)) & ~is_void
+    if wrong.any():
+        found = np.unique(values[wrong])
+        shown = ", ".join(str(value) for value in found[:5]) + (", .." if len(found) > 5 else "")
+        allowed = f"0 to {classes - 1}" + ("" if void is None else f" and {void} for void")
+        raise UserError(
+            f"{source}: label value {shown} in {int(wrong.sum())} pixels, but only {allowed} are "
+            "allowed; correct the list of classes or the value of void."
+        )
+    return np.where(is_void, VOID, values).astype(np.uint8)
+
+
+def _open(path: str | Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such label file.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable label image ({error}).") from None
+    return image
+
+
+def _packed_colours(image: Image.Image) -> np.ndarray:
+    rgb = np.asarray(image.convert("RGB"), dtype=np.int64)
+    return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+
+
+def _pack(colours: np.ndarray) -> np.ndarray:
+    table = colours.astype(np.int64)
+    return (table[:, 0] << 16) | (table[:, 1] << 8) | table[:, 2]
+
+
+def read_label(path: str | Path, classes: int, void: int | None) -> np.ndarray:
+    """Read an index PNG (palette, grey, 1 or 16 bit) as uint8 (H, W): 0..classes-1, void 255.
+
+    ``void`` is the value that means void in the file, None if it has none. A file in colour, or
+    with a value that is neither a class nor void, is a UserError.
+    """
+    image = _open(path)
+    if image.mode in INDEX_MODES:
+        return check_label(np.asarray(image).astype(np.int64), path, classes, void)
+    voc = np.isin(np.unique(_packed_colours(image)), _pack(voc_palette())).all()
+    remedy = (
+        "all its colours are PASCAL VOC's: set `colours: voc` for the data set"
+        if voc
+        else "give the data set `colours`, a list of one [red, green, blue] per class"
+    )
+    raise UserError(
+        f"{path}: the label is colour-coded (mode {image.mode}), where class indices are expected; "
+        f"{remedy}."
+    )
+
+
+def read_coloured_label(
+    path: str | Path,
+    colours: str | Sequence[Sequence[int]],
+    classes: int,
+    void: Sequence[int] | int | None,
+) -> np.ndarray:
+    """Read a colour-coded label as uint8 (H, W): class k where the colour is ``colours[k]``.
+
+    ``colours`` is ``"voc"`` (the VOC colour map, whose 255 is void) or one [r, g, b] per class;
+    ``void`` is then the [r, g, b] of void, if it has one. Another colour is a UserError.
+    """
+    if colours == "voc":
+        table, index = voc_palette(), np.arange(256)
+        keep = (index < classes) | (index == VOID)
+        table, index = table[keep], index[keep]
+    else:
+        rows = [list(colour) for colour in colours]
+        if len(rows) != classes:
+            raise UserError(f"colours: {len(rows)} colours for {classes} classes; give one each.")
+        index = np.arange(classes)
+        if isinstance(void, Sequence):
+            rows, index = rows + [list(void)], np.append(index, VOID)
+        table = np.asarray(rows)
+        if table.shape != (len(rows), 3) or table.min() < 0 or table.max() > 255:
+            raise UserError("colours and void: each must be [red, green, blue] of 0 to 255.")
+    keys = _pack(table)
+    order = np.argsort(keys)
+    keys, index = keys[order], index[order]
+    if (keys[1:] == keys[:-1]).any():
+        raise UserError("colours: two classes have the same colour.")
+    packed = _packed_colours(_open(path))
+    place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+    wrong = keys[place] != packed
+    if wrong.any():
+        found = np.unique(packed[wrong])
+        shown = ", ".join(f"({c >> 16}, {(c >> 8) & 255}, {c & 255})" for c in found[:3])
+        raise UserError(
+            f"{path}: {len(found)} colours of {int(wrong.sum())} pixels belong to no class "
+            f"({shown}{', ..' if len(found) > 3 else ''}); complete `colours` or set `void`."
+        )
+    return index[place].astype(np.uint8)
+
+
+def write_label(path: str | Path, array: np.ndarray, palette: bool = True) -> None:
+    """Write a uint8 (H, W) label map as an index PNG, in VOC colours or (palette=False) in grey."""
+    if array.dtype != np.uint8 or array.ndim != 2:
+        raise ValueError(f"a label map is uint8 (H, W), not {array.dtype} {array.shape}")
+    image = Image.fromarray(np.ascontiguousarray(array))
+    if palette:
+        image.putpalette(voc_palette().tobytes())
+    with atomic_file(path) as temporary:
+        image.save(temporary, format="PNG")

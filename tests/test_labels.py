@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from fcn.data.labels import check_label, read_coloured_label, read_label, voc_palette, write_label
+from fcn.errors import UserError
+
+SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)
+
+
+def maps(classes: int, void: int):
+    values = st.integers(0, classes - 1) | st.just(void)
+    return hnp.arrays(np.uint8, SHAPES, elements=values)
+
+
+def test_palette_is_vocs_own():
+    palette = voc_palette()
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    known = {1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 9: (192, 0, 0)}
+    known |= {15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    assert {k: tuple(map(int, palette[k])) for k in known} == known
+    assert len(np.unique(palette, axis=0)) == 256
+
+
+@settings(max_examples=30)
+@given(array=maps(21, 255), palette=st.booleans())
+def test_written_labels_read_back(tmp_path_factory, array, palette):
+    path = tmp_path_factory.mktemp("label") / "a.png"
+    write_label(path, array, palette)
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+    assert Image.open(path).mode == ("P" if palette else "L")
+    np.testing.assert_array_equal(read_label(path, 21, 255), array)
+
+
+@settings(max_examples=30)
+@given(array=maps(11, 11), mode=st.sampled_from(["L", "I;16"]))
+def test_void_becomes_255(tmp_path_factory, array, mode):
+    path = tmp_path_factory.mktemp("label") / "a.png"
+    Image.fromarray(array.astype(np.uint8 if mode == "L" else np.uint16)).save(path)
+    assert Image.open(path).mode == mode
+    read = read_label(path, 11, 11)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, np.where(array == 11, 255, array))
+
+
+@settings(max_examples=30)
+@given(array=maps(21, 255))
+def test_colours_read_as_indices(tmp_path_factory, array):
+    path = tmp_path_factory.mktemp("label") / "a.png"
+    Image.fromarray(voc_palette()[array]).save(path)
+    np.testing.assert_array_equal(read_coloured_label(path, "voc", 21, None), array)
+    with pytest.raises(UserError, match=r"a\.png.*colour-coded.*`colours: voc`"):
+        read_label(path, 21, 255)
+
+
+def test_a_palette_file_is_indices_or_colours_as_told(tmp_path):
+    image = Image.fromarray(np.array([[1, 0]], np.uint8))
+    image.putpalette([0, 0, 0, 9, 8, 7])
+    image.save(tmp_path / "a.png")
+    assert read_label(tmp_path / "a.png", 2, None).tolist() == [[1, 0]]
+    read = read_coloured_label(tmp_path / "a.png", [[9, 8, 7]], 1, [0, 0, 0])
+    assert read.tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "void", "told"),
+    [
+        ([[0, 21, 21]], 21, 255, r"21 in 2 pixels.*0 to 20 and 255"),
+        ([[0, 255]], 21, None, r"255 in 1 pixels.*only 0 to 20 are"),
+        ([[-1, 0]], 3, 255, r"-1 in 1 pixels"),
+        ([[70000]], 3, 255, r"70000"),
+        ([[0]], 256, None, r"256 classes"),
+    ],
+)
+def test_values_outside_the_classes_are_refused(values, classes, void, told):
+    with pytest.raises(UserError, match="L.png: .*" + told):
+        check_label(np.array(values), "L.png", classes, void)
+
+
+def test_void_wins_over_a_class_of_its_index():
+    assert check_label(np.array([[0, 1]]), "L.png", 2, 0).tolist() == [[255, 1]]
+
+
+def test_foreign_colours_are_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([[[1, 2, 3], [0, 0, 0]]], np.uint8)).save(path)
+    with pytest.raises(UserError, match=r"colour-coded.*one \[red, green, blue\] per class"):
+        read_label(path, 21, 255)
+    with pytest.raises(UserError, match=r"1 colours of 1 pixels.*\(1, 2, 3\)"):
+        read_coloured_label(path, "voc", 21, None)
+    with pytest.raises(UserError, match="1 colours for 2 classes"):
+        read_coloured_label(path, [[0, 0, 0]], 2, None)
+    with pytest.raises(UserError, match="same colour"):
+        read_coloured_label(path, [[0, 0, 0], [0, 0, 0]], 2, None)
+
+
+def test_broken_and_missing_files_are_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"a\.png: not a readable"):
+        read_label(tmp_path / "a.png", 2, None)
+    with pytest.raises(UserError, match=r"b\.png: no such"):
+        read_label(tmp_path / "b.png", 2, None)
+    write_label(tmp_path / "c.png", np.zeros((40, 40), np.uint8))
+    whole = (tmp_path / "c.png").read_bytes()
+    (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"c\.png: not a readable"):
+        read_label(tmp_path / "c.png", 2, None)
