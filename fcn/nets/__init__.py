@@ -1,0 +1,10 @@
+"""Nets of the paper, built from a resolved configuration."""
+
+from fcn.nets.fcn import FCN
+
+__all__ = ["FCN", "build"]
+
+
+def build(net: dict, classes: dict[str, int]) -> FCN:
+    """The FCN of a resolved net configuration (``fcn.spec``), for label set -> number of classes."""
+    return FCN(net, classes)

@@ -1,0 +1,242 @@
+"""Backbones as trunks: the classifiers of section 4.1, convolutionalised, in Caffe's layer names.
+
+A trunk is a Sequential whose children keep the names of the Caffe layers (``conv1_1``, ``pool4``,
+``inception_3a/1x1``), so that released weights load by name. Poolings round sizes up, as Caffe's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcn.errors import UserError
+
+
+class Branches(nn.Module):
+    """Parallel paths joined along the channels (an inception module)."""
+
+    def __init__(self, *branches: nn.Sequential) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+class Layers:
+    """Collects named layers into a Sequential and follows the number of channels."""
+
+    def __init__(self, channels: int, width: float = 1.0) -> None:
+        self.sequential = nn.Sequential()
+        self.channels = channels
+        self.width = width
+
+    def _scaled(self, channels: int, groups: int = 1) -> int:
+        """Channels of a slimmer net: at least 4, a multiple of 4 and of the groups."""
+        if self.width == 1.0:
+            return channels
+        unit = 4 * groups
+        return max(unit, round(channels * self.width / unit) * unit)
+
+    def add(self, name: str, module: nn.Module) -> "Layers":
+        self.sequential.add_module(name, module)
+        return self
+
+    def conv(
+        self, name: str, out: int, kernel: int, stride: int = 1, pad: int = 0, groups: int = 1
+    ) -> "Layers":
+        out = self._scaled(out, groups)
+        self.add(name, nn.Conv2d(self.channels, out, kernel, stride, pad, groups=groups))
+        self.channels = out
+        return self.add(name.replace("conv", "relu") if "/" not in name else f"{name}_relu",
+                        nn.ReLU(inplace=True))
+
+    def pool(self, name: str, kernel: int, stride: int, pad: int = 0) -> "Layers":
+        return self.add(name, nn.MaxPool2d(kernel, stride, pad, ceil_mode=True))
+
+    def norm(self, name: str) -> "Layers":
+        """Local response normalisation: Caffe, like torch, divides alpha by the window size."""
+        return self.add(name, nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0))
+
+
+class Trunk(nn.Module):
+    """A backbone that ends before its classifier.
+
+    ``layers``: the named Sequential. ``channels``: of the feature maps that a score layer may read,
+    by layer name. ``top``: the last of them.
+    """
+
+    def __init__(self, layers: Layers, taps: dict[str, int], classifier_pool: int = 0) -> None:
+        super().__init__()
+        self.layers = layers.sequential
+        self.taps = taps
+        self.top = next(reversed(taps))
+        self.classifier_pool = classifier_pool  # kernel of the average pool before the classifier
+
+    def forward(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Features by layer name, (N, C, h, w) each; stops after the last one wanted."""
+        features: dict[str, Tensor] = {}
+        for name, layer in self.layers.named_children():
+            x = layer(x)
+            if name in wanted:
+                features[name] = x
+                if len(features) == len(wanted):
+                    break
+        return features
+
+
+def _fully_connected(
+    layers: Layers, kernel: int, pad: int, hidden: int, dropout: float
+) -> dict[str, int]:
+    """fc6 and fc7 as convolutions (section 3.1); the feature to score is after the second dropout."""
+    for name, size, padding in (("fc6", kernel, pad), ("fc7", 1, 0)):
+        layers.add(name, nn.Conv2d(layers.channels, hidden, size, 1, padding))
+        layers.add(name.replace("fc", "relu"), nn.ReLU(inplace=True))
+        layers.add(name.replace("fc", "drop"), nn.Dropout(dropout, inplace=True))
+        layers.channels = hidden
+    return {"drop7": hidden}
+
+
+def _vgg(blocks: tuple[int, ...], net: dict[str, Any], channels: int, pad: int | None) -> Trunk:
+    layers = Layers(channels, net["width"])
+    taps: dict[str, int] = {}
+    for block, (convolutions, out) in enumerate(
+        zip(blocks, (64, 128, 256, 512, 512), strict=True), start=1
+    ):
+        for i in range(1, convolutions + 1):
+            first = block == 1 and i == 1
+            layers.conv(f"conv{block}_{i}", out, 3, pad=pad if first and pad is not None else 1)
+        layers.pool(f"pool{block}", 2, 2)
+        taps[f"pool{block}"] = layers.channels
+    kernel = net["fc6_kernel"] or 7
+    fc6_pad = (kernel - 1) // 2 if pad is None else 0
+    taps |= _fully_connected(layers, kernel, fc6_pad, net["hidden"], net["dropout"])
+    return Trunk(layers, taps)
+
+
+def _alexnet(variant: str, net: dict[str, Any], channels: int, pad: int | None) -> Trunk:
+    """``caffenet``: pool before norm, the paper's net. ``bvlc``: norm before pool. ``owt``:
+    torchvision's one-tower net, without groups and normalisation."""
+    layers = Layers(channels, net["width"])
+    one_tower = variant == "owt"
+    first, second = (64, 192) if one_tower else (96, 256)
+    third, fourth = (384, 256) if one_tower else (384, 384)
+    groups = 1 if one_tower else 2
+    own_pad = 2 if one_tower else 5  # Caffe's has none; 5 keeps the borders when nothing is padded
+
+    def pool_and_norm(i: int) -> None:
+        if variant == "bvlc":
+            layers.norm(f"norm{i}")
+        layers.pool(f"pool{i}", 3, 2)
+        taps[f"pool{i}"] = layers.channels
+        if variant == "caffenet":
+            layers.norm(f"norm{i}")
+
+    taps: dict[str, int] = {}
+    layers.conv("conv1", first, 11, 4, own_pad if pad is None else pad)
+    pool_and_norm(1)
+    layers.conv("conv2", second, 5, pad=2, groups=groups)
+    pool_and_norm(2)
+    layers.conv("conv3", third, 3, pad=1)
+    layers.conv("conv4", fourth, 3, pad=1, groups=groups)
+    layers.conv("conv5", 256, 3, pad=1, groups=groups)
+    layers.pool("pool5", 3, 2)
+    taps["pool5"] = layers.channels
+    kernel = net["fc6_kernel"] or 6
+    fc6_pad = kernel // 2 if pad is None else 0
+    taps |= _fully_connected(layers, kernel, fc6_pad, net["hidden"], net["dropout"])
+    return Trunk(layers, taps)
+
+
+# Output channels of the nine inception modules: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool
+# projection (Szegedy et al. 2015, table 1).
+_INCEPTION = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+
+
+def _inception(layers: Layers, name: str, five: int) -> None:
+    one, three_reduce, three, five_reduce, fifth, projection = _INCEPTION[name]
+
+    def path() -> Layers:
+        return Layers(layers.channels, layers.width)
+
+    prefix = f"inception_{name}"
+    paths = (
+        path().conv(f"{prefix}/1x1", one, 1),
+        path().conv(f"{prefix}/3x3_reduce", three_reduce, 1).conv(f"{prefix}/3x3", three, 3, pad=1),
+        path()
+        .conv(f"{prefix}/5x5_reduce", five_reduce, 1)
+        .conv(f"{prefix}/5x5", fifth, five, pad=five // 2),
+        path().pool(f"{prefix}/pool", 3, 1, 1).conv(f"{prefix}/pool_proj", projection, 1),
+    )
+    layers.add(prefix, Branches(*(p.sequential for p in paths)))
+    layers.channels = sum(p.channels for p in paths)
+
+
+def _googlenet(variant: str, net: dict[str, Any], channels: int, pad: int | None) -> Trunk:
+    """``bvlc``: the Caffe net. ``torchvision``: no normalisation, 3x3 for 5x5, a 2x2 fourth pool
+    (its batch normalisation is folded into the convolutions)."""
+    torchvision = variant == "torchvision"
+    layers = Layers(channels, net["width"])
+    taps: dict[str, int] = {}
+    layers.conv("conv1/7x7_s2", 64, 7, 2, 3 if pad is None else pad)
+    layers.pool("pool1/3x3_s2", 3, 2)
+    if not torchvision:
+        layers.norm("pool1/norm1")
+    layers.conv("conv2/3x3_reduce", 64, 1)
+    layers.conv("conv2/3x3", 192, 3, pad=1)
+    if not torchvision:
+        layers.norm("conv2/norm2")
+    layers.pool("pool2/3x3_s2", 3, 2)
+    taps["pool2/3x3_s2"] = layers.channels
+    for name in _INCEPTION:
+        _inception(layers, name, 3 if torchvision else 5)
+        taps[f"inception_{name}"] = layers.channels
+        if name == "3b":
+            layers.pool("pool3/3x3_s2", 3, 2)
+            taps["pool3/3x3_s2"] = layers.channels
+        if name == "4e":
+            layers.pool("pool4/3x3_s2", 2 if torchvision else 3, 2)
+            taps["pool4/3x3_s2"] = layers.channels
+    if net["average_pool"]:
+        kernel = 7
+        layers.add("pool5/7x7_s1", nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=False))
+        taps["pool5/7x7_s1"] = layers.channels
+    layers.add("pool5/drop_7x7_s1", nn.Dropout(net["dropout"], inplace=True))
+    taps["pool5/drop_7x7_s1"] = layers.channels
+    return Trunk(layers, taps, classifier_pool=7)
+
+
+TRUNKS: dict[str, Callable[[dict[str, Any], int, int | None], Trunk]] = {
+    "alexnet": lambda net, c, p: _alexnet("caffenet", net, c, p),
+    "alexnet-bvlc": lambda net, c, p: _alexnet("bvlc", net, c, p),
+    "alexnet-owt": lambda net, c, p: _alexnet("owt", net, c, p),
+    "vgg16": lambda net, c, p: _vgg((2, 2, 3, 3, 3), net, c, p),
+    "vgg19": lambda net, c, p: _vgg((2, 2, 4, 4, 4), net, c, p),
+    "googlenet": lambda net, c, p: _googlenet("bvlc", net, c, p),
+    "googlenet-torchvision": lambda net, c, p: _googlenet("torchvision", net, c, p),
+}
+
+
+def build_trunk(net: dict[str, Any], channels: int) -> Trunk:
+    """The trunk of a resolved net configuration for an input of ``channels`` channels."""
+    pads = {"reference": 100, "tight": None}
+    try:
+        factory = TRUNKS[net["architecture"]]
+        pad = pads[net["padding"]]
+    except KeyError as error:
+        raise UserError(
+            f"net: {error} is not known; architectures: {', '.join(TRUNKS)}; "
+            f"padding: {', '.join(pads)}."
+        ) from None
+    return factory(net, channels, pad)
