@@ -1,6 +1,7 @@
 """Label maps on disk: index PNGs, their void value, their colours."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,9 @@ def voc_palette() -> np.ndarray:
             palette[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
         index = index >> 3
     return palette
+
+
+VOC_COLOURS = voc_palette().tobytes()
 
 
 def check_label(values: np.ndarray, source: object, classes: int, void: int | None) -> np.ndarray:
@@ -79,7 +83,8 @@ def read_label(path: str | Path, classes: int, void: int | None) -> np.ndarray:
     """
     image = _open(path)
     if image.mode in INDEX_MODES:
-        return check_label(np.asarray(image).astype(np.int64), path, classes, void)
+        values = np.asarray(image)
+        return check_label(values + 0 if values.dtype == bool else values, path, classes, void)
     voc = np.isin(np.unique(_packed_colours(image)), _pack(voc_palette())).all()
     remedy = (
         "all its colours are PASCAL VOC's: set `colours: voc` for the data set"
@@ -135,12 +140,20 @@ def read_coloured_label(
     return index[place].astype(np.uint8)
 
 
-def write_label(path: str | Path, array: np.ndarray, palette: bool = True) -> None:
-    """Write a uint8 (H, W) label map as an index PNG, in VOC colours or (palette=False) in grey."""
+def label_png(array: np.ndarray, palette: bool = True) -> bytes:
+    """A uint8 (H, W) label map as the bytes of an index PNG, in VOC colours or else in grey."""
     if array.dtype != np.uint8 or array.ndim != 2:
         raise ValueError(f"a label map is uint8 (H, W), not {array.dtype} {array.shape}")
     image = Image.fromarray(np.ascontiguousarray(array))
     if palette:
-        image.putpalette(voc_palette().tobytes())
+        image.putpalette(VOC_COLOURS)
+    stream = BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def write_label(path: str | Path, array: np.ndarray, palette: bool = True) -> None:
+    """Write a uint8 (H, W) label map as an index PNG, in VOC colours or (palette=False) in grey."""
+    data = label_png(array, palette)
     with atomic_file(path) as temporary:
-        image.save(temporary, format="PNG")
+        temporary.write_bytes(data)

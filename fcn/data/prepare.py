@@ -1,0 +1,222 @@
+"""From a data set's own files to the one layout that everything after reads."""
+
+import csv
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from fcn.data.labels import VOID, label_png
+from fcn.data.readers import READERS, Item
+from fcn.data.splits import OURS, read_ids, resolve
+from fcn.errors import UserError
+from fcn.files import atomic_dir, read_json, write_json, write_text
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MEAN_SAMPLE = 500  # images of the training split that the mean colour is measured over
+COLOUR_MODES = {"RGB", "RGBA", "L", "P", "CMYK"}
+HELD_OUT = ("val", "test", "seg11valid")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def prepare(
+    name: str,
+    definition: dict[str, Any],
+    data_dir: str | Path,
+    base: Path = REPOSITORY,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Write ``data_dir/prepared/NAME`` (docs/architecture.md) and return its dataset.json.
+
+    ``definition`` is an entry of config/datasets.yaml. Its files are in the extracted archives that
+    it names, or in its own ``path``; relative paths and config/splits lists are under ``base``.
+    Every image of a split is opened and every label read and checked; the first fault is a
+    UserError, and nothing is left then. ``workers`` processes share the work.
+    """
+    data_dir = Path(data_dir)
+    reader = definition.get("reader")
+    if reader not in READERS:
+        raise UserError(f"data set {name}: reader {reader!r} is none of {', '.join(READERS)}.")
+    archives = [
+        read_json(data_dir / "extracted" / f"{archive}.json")["archive"]
+        for archive in definition.get("archives", [])
+    ]
+    subset = any(archive["subset"] for archive in archives)
+    place = data_dir / "prepared" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place.parent, prefix=f".{name}.") as scratch:
+        root = _root(name, definition, data_dir, base)
+        contents = READERS[reader](definition, root, Path(scratch))
+        items = {item.id: item for item in contents.items}
+        splits, notes = resolve(
+            contents.splits, contents.root, base, items, subset, contents.places
+        )
+        notes += _leaks(splits)
+        used = sorted({key for ids in splits.values() for key in ids})
+        if not used:
+            raise UserError(f"data set {name}: no image is in any of its splits.")
+        with atomic_dir(place) as folder:
+            write = partial(_write_item, folder=folder)
+            rows = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
+            _write_index(folder / "index.csv", rows)
+            for split, ids in splits.items():
+                write_text(folder / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in ids))
+            train = splits.get("train") or used
+            step = max(1, -(-len(train) // MEAN_SAMPLE))
+            sample = [items[key].inputs["image"] for key in train[::step]]
+            sums = np.sum(list(_each(_colour_sums, sample, workers, f"mean of {name}")), axis=0)
+            first = items[used[0]]
+            info: dict[str, Any] = {
+                "name": name,
+                "title": definition.get("title", name),
+                "reader": reader,
+                "classes": contents.classes,
+                "void": VOID,
+                "splits": {split: len(ids) for split, ids in splits.items()},
+                "inputs": list(first.inputs),
+                "labels": list(first.labels),
+                "archives": archives,
+                "subset": subset,
+                "notes": notes,
+                "terms": definition.get("terms"),
+                "mean_rgb": [round(float(value), 3) for value in sums[:3] / sums[3]],
+                "mean_rgb_images": len(sample),
+            }
+            write_json(folder / "dataset.json", info)
+    return info
+
+
+def check_seg11valid(data_dir: str | Path, base: Path = REPOSITORY) -> str:
+    """Assert that VOC 2011 val without SBD train is the authors' list (data/pascal/seg11valid.txt).
+
+    Needs the prepared ``voc2011`` and ``sbd``; returns one sentence on what was found. A whole data
+    set that disagrees is a UserError; without both, or with subsets, there is nothing to assert.
+    """
+    prepared = Path(data_dir) / "prepared"
+    folders = {name: prepared / name for name in ("voc2011", "sbd")}
+    for name, folder in folders.items():
+        if not (folder / "dataset.json").exists():
+            return f"seg11valid not checked: {name} is not prepared."
+        if read_json(folder / "dataset.json")["subset"]:
+            return f"seg11valid not checked: {name} is a subset."
+    derived = set(read_ids(folders["voc2011"] / "splits/val.txt"))
+    derived -= set(read_ids(folders["sbd"] / "splits/train.txt"))
+    listed = set(read_ids(base / OURS / "seg11valid.txt"))
+    if derived != listed:
+        raise UserError(
+            f"seg11valid: VOC 2011 val without SBD train has {len(derived)} images, the authors' "
+            f"list {len(listed)}; {len(derived - listed)} are only in the first and "
+            f"{len(listed - derived)} only in the second: check both archives."
+        )
+    return f"seg11valid is VOC 2011 val without SBD train: {len(listed)} images."
+
+
+def _root(name: str, definition: dict[str, Any], data_dir: Path, base: Path) -> Path:
+    archives = definition.get("archives", [])
+    if "path" in definition:
+        root = base / Path(definition["path"]).expanduser()
+    elif archives:
+        root = data_dir / "extracted" / archives[0] / definition.get("root", "")
+    else:
+        return base  # a generator reads nothing
+    if not root.is_dir():
+        raise UserError(f"data set {name}: {root}: no such folder; correct `path` or `root`.")
+    return root
+
+
+def _leaks(splits: dict[str, list[str]]) -> list[str]:
+    train = set(splits.get("train", []))
+    shared = {held: len(train.intersection(splits.get(held, []))) for held in HELD_OUT}
+    return [f"train and {held} share {count} images" for held, count in shared.items() if count]
+
+
+def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: str) -> Iterator[R]:
+    def shown(results: Iterable[R]) -> Iterator[R]:
+        pace = 0.5 if sys.stderr.isatty() else 30
+        yield from tqdm(results, title, len(values), mininterval=pace, delay=pace)
+
+    if workers < 2 or len(values) < 64:
+        yield from shown(map(function, values))
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        try:
+            yield from shown(pool.map(function, values, chunksize=16))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_item(item: Item, folder: Path) -> dict[str, Any]:
+    """Place one item's files below ``folder``; returns its row of the index."""
+    height, width = _image_size(item.inputs["image"])
+    row: dict[str, Any] = {"id": item.id, "height": height, "width": width}
+    for key, source in item.inputs.items():
+        row[key] = f"{'images' if key == 'image' else key}/{item.id}{source.suffix}"
+        if key != "image" and _image_size(source, None) != (height, width):
+            raise UserError(f"{source}: not of its image's size, {width}x{height}.")
+        _place(source, folder / row[key])
+    for key, read in item.labels.items():
+        label = read()
+        if label.shape != (height, width):
+            raise UserError(
+                f"{item.inputs['image']}: the image is {width}x{height} but its {key} label "
+                f"{label.shape[1]}x{label.shape[0]}{_turned(item.inputs['image'])}."
+            )
+        row[key] = f"{'labels' if key == 'semantic' else f'labels-{key}'}/{item.id}.png"
+        target = folder / row[key]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(label_png(label))
+    return row
+
+
+def _image_size(path: Path, modes: set[str] | None = COLOUR_MODES) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            size, mode = (image.height, image.width), image.mode
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable image ({error}).") from None
+    if modes is not None and mode not in modes:
+        raise UserError(f"{path}: an image of mode {mode}; convert it to 8-bit RGB.")
+    return size
+
+
+def _turned(path: Path) -> str:
+    with Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    return " (its EXIF orientation turns it when shown; store it turned)" if turned else ""
+
+
+def _place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _write_index(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _colour_sums(path: Path) -> np.ndarray:
+    """Sums of red, green and blue (0 to 255) over an image, and its number of pixels."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable image ({error}).") from None
+    return np.array([*pixels.sum(axis=(0, 1), dtype=np.int64), pixels.shape[0] * pixels.shape[1]])

@@ -1,0 +1,357 @@
+import hashlib
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.io import savemat
+
+from fcn.data.dataset import SegmentationSet
+from fcn.data.labels import voc_palette, write_label
+from fcn.data.prepare import REPOSITORY, check_seg11valid, prepare
+from fcn.data.splits import resolve
+from fcn.errors import UserError
+
+REAL = REPOSITORY.parent / "shared" / "data"
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data (shared/data) is not here")
+DATASETS = yaml.safe_load((REPOSITORY / "config/datasets.yaml").read_text("utf-8"))
+SEG11VALID = (REPOSITORY / "config/splits/seg11valid.txt").read_text().split()
+
+
+def items(prepared: Path, split: str, labels=("semantic",)):
+    dataset = SegmentationSet(prepared, split, labels=labels)
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def tree(root: Path, ids, void=255, suffix="jpg", size=(6, 8)) -> dict[str, np.ndarray]:
+    """A folder in VOC's layout with noise images and labels 0..2 and ``void``; the labels."""
+    random = np.random.default_rng(len(ids))
+    truth = {}
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for key in ids:
+        image = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(image).save(root / f"JPEGImages/{key}.{suffix}")
+        truth[key] = random.choice([0, 1, 2, void], size).astype(np.uint8)
+        write_label(root / f"SegmentationClass/{key}.png", truth[key])
+    return truth
+
+
+def lists(root: Path, **splits) -> None:
+    for name, ids in splits.items():
+        (root / f"ImageSets/Segmentation/{name}.txt").write_text("\n".join(ids))
+
+
+def extracted(data_dir: Path, archive: str, subset: bool = False) -> Path:
+    folder = data_dir / "extracted" / archive
+    folder.mkdir(parents=True)
+    sidecar = {"archive": {"name": archive, "sha256": "0" * 64, "subset": subset}, "members": 1}
+    folder.with_name(f"{archive}.json").write_text(json.dumps(sidecar))
+    return folder
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A user's own folder of four images, one a PNG, and its definition."""
+    root = tmp_path / "own"
+    truth = tree(root, ["a", "b", "c"], void=11) | tree(root, ["d"], void=11, suffix="png")
+    lists(root, train=["b", "a"], val=["c", "d"])
+    definition = {
+        "reader": "folder",
+        "path": str(root),
+        "classes": ["x", "y", "z"],
+        "void": 11,
+        "splits": {key: f"ImageSets/Segmentation/{key}.txt" for key in ("train", "val")},
+    }
+    return root, definition, truth
+
+
+def test_a_folder_of_ones_own(own, tmp_path):
+    root, definition, truth = own
+    definition["splits"]["all"] = {"union": ["val", "train"]}
+    info = prepare("mine", definition, tmp_path / "data")
+    folder = tmp_path / "data/prepared/mine"
+    assert info == json.loads((folder / "dataset.json").read_text())
+    assert info["splits"] == {"train": 2, "val": 2, "all": 4}
+    assert info["classes"] == {"semantic": ["x", "y", "z"]} and info["void"] == 255
+    assert info["subset"] is False and info["notes"] == [] and info["inputs"] == ["image"]
+    assert (folder / "splits/all.txt").read_text() == "c\nd\nb\na\n"
+    assert (folder / "index.csv").read_text().splitlines()[0] == "id,height,width,image,semantic"
+    for split in info["splits"]:
+        for item in items(folder, split):
+            expected = np.where(truth[item["id"]] == 11, 255, truth[item["id"]])
+            np.testing.assert_array_equal(item["semantic"].numpy(), expected)
+    for path in (root / "JPEGImages").iterdir():
+        assert (folder / "images" / path.name).read_bytes() == path.read_bytes()
+    pixels = [np.asarray(Image.open(root / f"JPEGImages/{key}.jpg")) for key in "ab"]
+    np.testing.assert_allclose(info["mean_rgb"], np.mean(pixels, axis=(0, 1, 2)), atol=1e-3)
+    assert info["mean_rgb_images"] == 2
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+    assert prepare("mine", definition, tmp_path / "data") == info  # again, over itself
+
+
+def test_many_images_in_several_processes(tmp_path):
+    ids = [f"{i:03}" for i in range(70)]
+    tree(tmp_path / "own", ids, size=(2, 3))
+    lists(tmp_path / "own", train=ids)
+    definition = {"reader": "voc", "path": "own", "classes": ["x", "y", "z"], "void": 255}
+    definition["splits"] = {"train": "ImageSets/Segmentation/train.txt"}
+    one = prepare("one", definition, tmp_path, base=tmp_path)
+    two = prepare("two", definition, tmp_path, base=tmp_path, workers=2)
+    assert {**two, "name": "one", "title": "one"} == one
+    index = [(tmp_path / f"prepared/{name}/index.csv").read_text() for name in ("one", "two")]
+    assert index[0] == index[1] and len(index[0].splitlines()) == 71
+    write_label(tmp_path / "own/SegmentationClass/033.png", np.full((2, 3), 7, np.uint8))
+    with pytest.raises(UserError, match=r"033\.png: label value 7"):
+        prepare("two", definition, tmp_path, base=tmp_path, workers=2)
+
+
+def test_colours_a_class_file_and_more_labels(own, tmp_path):
+    root, definition, truth = own
+    (root / "SegmentationColour").mkdir()
+    for key, label in truth.items():
+        picture = voc_palette()[np.where(label == 11, 255, label)]
+        Image.fromarray(picture).save(root / f"SegmentationColour/{key}.png")
+    (root / "names.txt").write_text("x\ny\n\nz\n")
+    definition |= {"classes": "names.txt", "labels": "SegmentationColour"}
+    with pytest.raises(UserError, match="set `colours: voc`"):
+        prepare("mine", definition, tmp_path)
+    del definition["void"]
+    prepare("mine", definition | {"colours": "voc"}, tmp_path)
+    both = {"semantic": "SegmentationColour", "geometric": "SegmentationColour"}
+    classes = {"semantic": ["x", "y", "z"], "geometric": "names.txt"}
+    more = {"colours": "voc", "labels": both, "classes": classes, "inputs": {"depth": "JPEGImages"}}
+    info = prepare("more", definition | more, tmp_path)
+    assert info["labels"] == ["semantic", "geometric"] and info["inputs"] == ["image", "depth"]
+    header = (tmp_path / "prepared/more/index.csv").read_text().splitlines()[0]
+    assert header == "id,height,width,image,depth,semantic,geometric"
+    for name, key in (("mine", "semantic"), ("more", "geometric")):
+        for item in items(tmp_path / "prepared" / name, "train", (key,)):
+            expected = np.where(truth[item["id"]] == 11, 255, truth[item["id"]])
+            np.testing.assert_array_equal(item[key].numpy(), expected)
+
+
+def shrink(root):
+    Image.new("RGB", (5, 6)).save(root / "JPEGImages/a.jpg")
+
+
+def shrink_turned(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 8)).save(root / "JPEGImages/a.jpg", exif=exif)
+
+
+def colour_the_label(root):
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(root / "SegmentationClass/a.png")
+
+
+FAULTS = [
+    (
+        lambda root: (root / "JPEGImages/a.jpg").unlink(),
+        r"train\.txt: 1 of 2 ids.*JPEGImages.*\(a\)",
+    ),
+    (lambda root: (root / "SegmentationClass/a.png").unlink(), r"train\.txt: 1 of 2 ids.*\(a\)"),
+    (lambda root: lists(root, train=["a", "b.jpg"]), r"\(b\.jpg\); list ids without extension"),
+    (lambda root: lists(root, train=["a 1"]), r"one id a line and nothing else"),
+    (lambda root: lists(root, train=["a", "b", "a"]), r"train\.txt: the id a stands twice"),
+    (lambda root: lists(root, train=["", " "]), r"train\.txt: the split list is empty"),
+    (lambda root: (root / "ImageSets/Segmentation/val.txt").unlink(), r"val\.txt: no such split"),
+    (lambda root: (root / "JPEGImages/a.jpg").write_bytes(b"x"), r"a\.jpg: not a readable image"),
+    (lambda root: shutil.copy(root / "JPEGImages/d.png", root / "JPEGImages/a.png"), "taken by"),
+    (lambda root: shutil.rmtree(root / "JPEGImages"), r"JPEGImages: no such folder"),
+    (lambda root: shutil.rmtree(root), r"own: no such folder"),
+    (shrink, r"a\.jpg: the image is 5x6 but its semantic label 8x6\."),
+    (shrink_turned, r"6x8 but its semantic label 8x6 \(its EXIF"),
+    (colour_the_label, r"a\.png: the label is colour-coded.*one \[red, green, blue\] per class"),
+    (lambda root: Image.new("I;16", (8, 6)).save(root / "JPEGImages/d.png"), r"d\.png.*mode I;16"),
+]
+
+
+@pytest.mark.parametrize(("fault", "told"), FAULTS)
+def test_faults_are_told_and_leave_nothing(own, tmp_path, fault, told):
+    root, definition, _ = own
+    fault(root)
+    with pytest.raises(UserError, match=told):
+        prepare("mine", definition, tmp_path / "data")
+    assert list((tmp_path / "data/prepared").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"splits": None}, "Give `splits`, one list of ids"),
+        ({"classes": ["x", "y"]}, r"label value 2 .*0 to 1 and 11 for void"),
+        ({"void": None}, r"label value 11 .*only 0 to 2 are allowed"),
+        ({"classes": ["x", "y", "x"]}, "x of semantic|stands twice"),
+        ({"classes": "none.txt"}, r"none\.txt: not a readable list of class names"),
+        ({"classes": None}, "give the names of semantic"),
+        ({"reader": "foto"}, "reader 'foto' is none of voc, folder, sbd, scenes"),
+        ({"splits": {"train": {"minus": ["train"]}}}, "train is made from itself"),
+        ({"splits": {"train": {"minus": ["all"]}}}, "train names all, which is not there"),
+        ({"splits": {"train": ["a", "b"]}}, "must be the path of a list"),
+    ],
+)
+def test_wrong_definitions_are_told(own, tmp_path, change, told):
+    _, definition, _ = own
+    definition |= change
+    definition = {key: value for key, value in definition.items() if value is not None}
+    with pytest.raises(UserError, match=told):
+        prepare("mine", definition, tmp_path / "data")
+    assert list(tmp_path.glob("data/prepared/*")) == []
+
+
+def test_a_failure_keeps_the_earlier_result(own, tmp_path):
+    root, definition, _ = own
+    info = prepare("mine", definition, tmp_path)
+    shrink(root)
+    with pytest.raises(UserError):
+        prepare("mine", definition, tmp_path)
+    assert json.loads((tmp_path / "prepared/mine/dataset.json").read_text()) == info
+    assert len(SegmentationSet(tmp_path / "prepared/mine", "train")) == 2
+
+
+def test_shared_images_of_train_and_val_are_noted(own, tmp_path):
+    root, definition, _ = own
+    lists(root, train=["a", "b", "c"])
+    assert prepare("mine", definition, tmp_path)["notes"] == ["train and val share 1 images"]
+
+
+@given(sets=st.lists(st.lists(st.sampled_from("abcdef"), unique=True, min_size=1), min_size=3))
+def test_splits_are_set_algebra_in_order(tmp_path_factory, sets):
+    root = tmp_path_factory.mktemp("lists")
+    for i, ids in enumerate(sets):
+        (root / f"{i}.txt").write_text("\r\n".join(ids))
+    names = [str(i) for i in range(len(sets))]
+    expressions: dict[str, object] = {"u": {"union": names}, "m": {"minus": names}}
+    expressions["um"] = {"minus": ["u", "m"]}
+    expressions |= {name: f"{name}.txt" for name in names}
+    found, notes = resolve(expressions, root, root, "abcdef", False, "here")
+    assert notes == [] and [found[name] for name in names] == sets
+    assert set(found["u"]) == set().union(*sets) and len(found["u"]) == len(set(found["u"]))
+    assert found["m"] == [key for key in sets[0] if not any(key in other for other in sets[1:])]
+    assert set(found["um"]) == set(found["u"]) - set(found["m"])
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_the_voc2012_entry_on_a_small_tree(tmp_path, subset):
+    definition = DATASETS["voc2012"]
+    root = extracted(tmp_path, definition["archives"][0], subset) / definition["root"]
+    there = SEG11VALID[:3] if subset else SEG11VALID
+    tree(root, ["t1", "t2", *there], size=(2, 2))
+    lists(root, train=["t1", "t2"], val=there, trainval=["t1", "t2", *there])
+    info = prepare("voc2012", definition, tmp_path)
+    assert info["splits"]["seg11valid"] == len(there) and info["splits"]["rest"] == 2
+    assert info["subset"] is subset and info["archives"][0]["subset"] is subset
+    assert info["notes"] == ["seg11valid: 3 of 736 ids are in this subset"] * subset
+    prepared = tmp_path / "prepared/voc2012"
+    assert (prepared / "splits/seg11valid.txt").read_text().split() == there
+    assert (prepared / "splits/rest.txt").read_text().split() == ["t1", "t2"]
+    if not subset:
+        (root / f"JPEGImages/{there[0]}.jpg").unlink()
+        lists(root, val=there[1:], trainval=["t1", "t2", *there[1:]])
+        with pytest.raises(UserError, match=r"config/splits/seg11valid\.txt: 1 of 736 ids"):
+            prepare("voc2012", definition, tmp_path)
+
+
+def sbd_tree(data_dir, train, val) -> dict[str, np.ndarray]:
+    definition = DATASETS["sbd"]
+    root = extracted(data_dir, definition["archives"][0]) / definition["root"]
+    (root / "img").mkdir(parents=True)
+    (root / "cls").mkdir()
+    truth = {}
+    for i, key in enumerate([*train, *val]):
+        Image.new("RGB", (4, 3), (i % 256, 0, 0)).save(root / f"img/{key}.jpg")
+        truth[key] = np.full((3, 4), i % 21, np.uint8)
+        kinds = {"Segmentation": truth[key], "CategoriesPresent": [i % 21], "Boundaries": [0]}
+        savemat(root / f"cls/{key}.mat", {"GTcls": kinds})
+    (root / "train.txt").write_text("\n".join(train))
+    (root / "val.txt").write_text("\n".join(val))
+    return truth
+
+
+def test_sbd_becomes_pngs(tmp_path):
+    truth = sbd_tree(tmp_path, [f"s{i}" for i in range(22)], ["v"])
+    info = prepare("sbd", DATASETS["sbd"], tmp_path)
+    assert info["splits"] == {"train": 22, "val": 1}
+    for item in items(tmp_path / "prepared/sbd", "train"):
+        np.testing.assert_array_equal(item["semantic"].numpy(), truth[item["id"]])
+    broken = tmp_path / "extracted/benchmark.tgz/benchmark_RELEASE/dataset/cls/s3.mat"
+    savemat(broken, {"GTcls": {"Segmentation": np.full((3, 4), 255, np.uint8)}})
+    with pytest.raises(UserError, match=r"s3\.mat: label value 255"):
+        prepare("sbd", DATASETS["sbd"], tmp_path)
+    broken.write_bytes(b"MATLAB 5.0")
+    with pytest.raises(UserError, match=r"s3\.mat: not a MAT file"):
+        prepare("sbd", DATASETS["sbd"], tmp_path)
+
+
+def test_seg11valid_is_checked_against_its_definition(tmp_path):
+    assert "voc2011 is not prepared" in check_seg11valid(tmp_path)
+    for name, split, ids in (
+        ("voc2011", "val", [*SEG11VALID[::-1], "x", "y"]),
+        ("sbd", "train", ["y", "z", "x"]),
+    ):
+        (tmp_path / f"prepared/{name}/splits").mkdir(parents=True)
+        (tmp_path / f"prepared/{name}/splits/{split}.txt").write_text("\n".join(ids))
+        (tmp_path / f"prepared/{name}/dataset.json").write_text('{"subset": false}')
+    assert check_seg11valid(tmp_path) == "seg11valid is VOC 2011 val without SBD train: 736 images."
+    (tmp_path / "prepared/sbd/splits/train.txt").write_text(f"x\n{SEG11VALID[0]}")
+    with pytest.raises(UserError, match=r"736 images, the authors' list 736; 1 are only in.* 1 "):
+        check_seg11valid(tmp_path)
+    (tmp_path / "prepared/sbd/dataset.json").write_text('{"subset": true}')
+    assert "sbd is a subset" in check_seg11valid(tmp_path)
+
+
+def test_our_lists_and_classes_are_the_authors():
+    data = (REPOSITORY / "config/splits/seg11valid.txt").read_bytes()
+    known = "4ca991bd72c251fd2485eaa9e29536502ea3800d1b1c17c151fd6a04bcfbc2cc"
+    assert hashlib.sha256(data).hexdigest() == known
+    assert len(set(SEG11VALID)) == 736
+    for name in ("voc2011", "voc2012", "sbd"):
+        classes = DATASETS[name]["classes"]
+        assert len(set(classes)) == 21 and classes[0] == "background"
+        assert sorted(classes[1:]) == classes[1:]  # VOC's order is alphabetical
+
+
+@real
+def test_seg11valid_labels_are_the_listed_ids():
+    with tarfile.open(REAL / "seg11valid-labels.tar") as tar:
+        ids = {Path(name).stem for name in tar.getnames() if name.endswith(".png")}
+    assert ids == set(SEG11VALID)
+
+
+@real
+def test_camvid_is_a_folder_of_ones_own(tmp_path):
+    with tarfile.open(REAL / "camvid.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    names = "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist"
+    definition = {"reader": "folder", "path": str(tmp_path / "camvid"), "void": 11}
+    definition |= {"classes": names.split(), "splits": {"val": "ImageSets/Segmentation/val.txt"}}
+    info = prepare("camvid", definition, tmp_path)
+    assert info["splits"] == {"val": 101}
+    item = items(tmp_path / "prepared/camvid", "val")[0]
+    assert item["image"].shape == (3, 360, 480)
+    assert set(item["semantic"].unique().tolist()) <= {*range(11), 255}
+
+
+def test_generated_scenes(tmp_path):
+    definition = {"reader": "scenes", "title": "Scenes", "seed": 1, "size": [48, 64]}
+    definition["splits"] = {"train": 2, "val": 1}
+    info = prepare("scenes", definition, tmp_path)
+    assert info["splits"] == {"train": 2, "val": 1} and info["inputs"] == ["image", "depth"]
+    assert info["labels"] == ["semantic", "geometric"]
+    dataset = SegmentationSet(
+        tmp_path / "prepared/scenes", "train", ("image", "depth"), ("semantic", "geometric")
+    )
+    item = dataset[1]
+    shape = tuple(item["semantic"].shape)
+    assert item["image"].shape == (3, *shape) and item["depth"].shape == (1, *shape)
+    assert sorted(shape) == [48, 64] and shape == dataset.sizes[1]
+    assert 0 < item["depth"].max() <= 65535
+    assert len(item["geometric"].unique()) > 1
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["scenes"]
