@@ -1,0 +1,328 @@
+"""The generated scenes: exact labels, the same bytes from a seed, classes that differ as stated."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fcn.data import scenes
+from fcn.errors import UserError
+
+DEMO = ((96, 96), (128, 128))
+SMALL = ((40, 48), (48, 64))
+seeds = st.integers(0, 2**32)
+few = settings(max_examples=15, deadline=None)
+
+
+def tree(root: Path) -> dict[str, str]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def make(root: Path, seed: int = 4, **splits: int) -> dict[str, str]:
+    scenes.generate(root, {"seed": seed, "splits": splits, "size": [[40, 48], [48, 64]]})
+    return tree(root)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bytes_and_another_seed_differs(tmp_path: Path) -> None:
+    first, again = make(tmp_path / "a", train=3, val=2), make(tmp_path / "b", train=3, val=2)
+    assert first == again
+    other = make(tmp_path / "c", seed=5, train=3, val=2)
+    same = {name for name in first if first[name] == other[name]}
+    assert {name for name in same if "JPEGImages" in name or "depth" in name} == set()
+
+
+def test_an_image_does_not_depend_on_the_other_images_or_splits(tmp_path: Path) -> None:
+    few_, many = make(tmp_path / "a", val=2), make(tmp_path / "b", train=2, val=4, more=1)
+    images = [name for name in few_ if name.endswith(".png")]
+    assert len(images) == 4 * 2
+    assert all(few_[name] == many[name] for name in images)
+    assert many["JPEGImages/val_00000.png"] != many["JPEGImages/train_00000.png"]
+
+
+def test_layout_names_and_formats(tmp_path: Path) -> None:
+    make(tmp_path, train=3, val=1)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    assert (lists / "train.txt").read_text().split() == [
+        "train_00000",
+        "train_00001",
+        "train_00002",
+    ]
+    assert (lists / "val.txt").read_text() == "val_00000\n"
+    assert (tmp_path / "classes.txt").read_text().splitlines() == scenes.semantic_classes()
+    assert (tmp_path / "classes-geometric.txt").read_text().splitlines() == [
+        "sky",
+        "horizontal",
+        "vertical",
+    ]
+    folders = ("JPEGImages", "SegmentationClass", "GeometricClass", "depth")
+    for name in ("train_00000", "train_00001", "train_00002", "val_00000"):
+        opened = [Image.open(tmp_path / folder / f"{name}.png") for folder in folders]
+        assert [image.mode for image in opened] == ["RGB", "P", "P", "I;16"]
+        assert len({image.size for image in opened}) == 1
+        width, height = opened[0].size
+        assert (40 <= height <= 48 and 48 <= width <= 64) or (
+            40 <= width <= 48 and 48 <= height <= 64
+        )
+        palette = opened[1].getpalette()
+        assert palette is not None  # VOC's colours of aeroplane, person and void
+        assert [palette[3 * k : 3 * k + 3] for k in (1, 15, 255)] == [
+            [128, 0, 0],
+            [192, 128, 128],
+            [224, 224, 192],
+        ]
+
+
+def test_files_hold_what_was_painted(tmp_path: Path) -> None:
+    make(tmp_path, train=2)
+    for index in range(2):
+        name, painted = f"train_{index:05d}.png", scenes.scene(4, "train", index, SMALL)
+        void = painted.void()
+        label, geometric = (
+            pixels(tmp_path / folder / name) for folder in ("SegmentationClass", "GeometricClass")
+        )
+        assert np.array_equal(label == 255, void) and np.array_equal(geometric == 255, void)
+        assert np.array_equal(label[~void], painted.label[~void])
+        assert np.array_equal(geometric[~void], painted.geometric[~void])
+        assert np.abs(pixels(tmp_path / "depth" / name) / 1000 - painted.depth).max() < 0.00051
+        assert np.array_equal(pixels(tmp_path / "JPEGImages" / name), painted.image())
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, calls = Image.Image.save, Counter[str]()
+
+    def failing(self: Image.Image, *args: Any, **options: Any) -> None:
+        calls["save"] += 1
+        if calls["save"] == 6:
+            raise OSError("disk full")
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "save", failing)
+    with pytest.raises(OSError, match="disk full"):
+        make(tmp_path / "data", train=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_filled_and_a_full_one_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, train=1)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="already holds something"):
+        make(tmp_path, train=2)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": True}, "seed is True"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"splits": {}}, "splits is {}"),
+        ({"splits": ["train"]}, "splits is"),
+        ({"splits": {"train": 0}}, "split train has 0"),
+        ({"splits": {"../up": 1}}, "'../up' cannot be the name"),
+        ({"size": [96]}, r"size is \[96\]"),
+        ({"size": [16, 96]}, "size is"),
+        ({"size": [[64, 48], 96]}, "size is"),
+        ({"size": "96x128"}, "size is '96x128'"),
+        ({"classes": 3}, "unknown key 'classes'"),
+    ],
+)
+def test_a_bad_definition_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    definition = {"seed": 1, "splits": {"train": 1}, "size": [40, 48]}
+    with pytest.raises(UserError, match=says):
+        scenes.generate(tmp_path / "data", definition | change)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("key", ["seed", "splits", "size"])
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    definition = {"seed": 1, "splits": {"train": 1}, "size": [40, 48]}
+    del definition[key]
+    with pytest.raises(UserError, match=f"lacks '{key}'"):
+        scenes.generate(tmp_path / "data", definition)
+
+
+# ---- labels, depth and geometry ------------------------------------------------------------------
+
+
+@few
+@given(seeds, st.tuples(st.integers(32, 70), st.integers(32, 70)), st.integers(0, 9))
+def test_size_is_as_asked_in_either_orientation(
+    seed: int, size: tuple[int, int], more: int
+) -> None:
+    height, width = size
+    painted = scenes.scene(seed, "train", 0, ((height, height + more), (width, width + more)))
+    h, w = painted.label.shape
+    assert (height <= h <= height + more and width <= w <= width + more) or (
+        height <= w <= height + more and width <= h <= width + more
+    )
+    assert painted.image().shape == (h, w, 3) and painted.image().dtype == np.uint8
+    assert painted.depth.shape == painted.geometric.shape == painted.order.shape == (h, w)
+
+
+@few
+@given(seeds)
+def test_void_is_one_pixel_on_the_hidden_side_of_objects(seed: int) -> None:
+    painted = scenes.scene(seed, "train", 0, SMALL)
+    order, label, void = painted.order, painted.label, painted.void()
+    height, width = order.shape
+    for y in range(height):
+        for x in range(width):
+            hidden = False
+            for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if 0 <= v < height and 0 <= u < width and order[v, u] > order[y, x]:
+                    hidden |= bool(label[v, u] or label[y, x])
+            assert void[y, x] == hidden
+    assert not void[order == order.max()].any()  # what nothing hides keeps its full width
+
+
+@few
+@given(seeds)
+def test_geometry_agrees_with_semantics_and_depth(seed: int) -> None:
+    painted = scenes.scene(seed, "train", 0, SMALL)
+    names = np.array(scenes.semantic_classes())[painted.label]
+    rows = np.broadcast_to(np.arange(len(names))[:, None], names.shape)
+    sky, horizontal, vertical = (painted.geometric == k for k in range(3))
+    assert painted.label.max() < len(scenes.semantic_classes()) and painted.geometric.max() <= 2
+    assert horizontal[names == "water"].all()
+    assert vertical[(names != "water") & (names != "background")].all()
+    assert (names[sky] == "background").all()
+    assert (rows[sky] < painted.horizon).all() and (rows[horizontal] >= painted.horizon).all()
+    assert (painted.depth > 0).all() and painted.depth.max() < 65.535
+    if sky.any():
+        assert painted.depth[sky].min() > painted.depth[~sky].max()
+    ground = np.where(horizontal, painted.depth, np.nan)
+    row_depth = [set(row[~np.isnan(row)]) for row in ground]
+    assert all(len(values) <= 1 for values in row_depth)  # flat ground: one depth a row ...
+    falling = [values.pop() for values in row_depth if values]
+    assert falling == sorted(falling, reverse=True)  # ... and nearer the lower the row
+
+
+@few
+@given(seeds, st.sampled_from([SMALL, DEMO]))
+def test_what_is_painted_is_nearer_than_what_it_hides(seed: int, size: Any) -> None:
+    painted, beneath = [], []
+
+    class Watched(scenes.Scene):
+        def paste(self, *args: Any) -> None:
+            before = self.depth.copy()
+            super().paste(*args)
+            new = self.order == self.count
+            painted.append(self.depth[new])
+            beneath.append(before[new])
+
+    rng = np.random.Generator(np.random.PCG64(seed))
+    Watched(rng, size[0][0], size[1][0]).populate()
+    assert (np.concatenate(painted) <= np.concatenate(beneath)).all()
+
+
+def test_every_class_occurs_background_dominates_and_the_tail_is_long() -> None:
+    names, count = scenes.semantic_classes(), 200
+    assert names[0] == "background" and 12 <= len(names) == len(set(names)) <= 16
+    area, present, void, landscape = np.zeros(len(names)), np.zeros(len(names)), 0, 0
+    for index in range(count):
+        painted = scenes.scene(1, "train", index, DEMO)
+        edge = painted.void()
+        of_class = np.bincount(painted.label[~edge], minlength=len(names))
+        area, present, void = area + of_class, present + (of_class > 0), void + edge.sum()
+        landscape += painted.width > painted.height
+    share = area / area.sum()
+    assert 0.60 < share[0] < 0.75
+    assert present.min() >= 0.1 * count
+    assert share[1:].max() / share[1:].min() > 10
+    assert void / (96 * 128 * count) < 0.08
+    assert 80 <= landscape <= 120
+
+
+# ---- what tells the classes apart ----------------------------------------------------------------
+
+
+def sprites(name: str, count: int = 60) -> list[scenes.Sprite]:
+    kind = next(kind for kind in scenes.KINDS if kind.name == name)
+    drawn = []
+    for seed in range(count):
+        sprite = scenes.Sprite(32, round(32 * kind.aspect[0]))
+        kind.draw(sprite, np.random.Generator(np.random.PCG64(seed)))
+        drawn.append(sprite)
+    return drawn
+
+
+def test_horse_cow_and_zebra_differ_in_texture_not_in_shape_or_mean_colour() -> None:
+    mean, edges, shape = {}, {}, {}
+    for name in ("horse", "cow", "zebra"):
+        drawn = sprites(name)
+        grey = [s.rgb.mean(2) for s in drawn]
+        inside = [s.mask[:, 1:] & s.mask[:, :-1] for s in drawn]
+        mean[name] = np.array([g[s.mask].mean() for g, s in zip(grey, drawn, strict=True)])
+        edges[name] = np.mean(
+            [np.abs(np.diff(g, axis=1))[i].mean() for g, i in zip(grey, inside, strict=True)]
+        )
+        shape[name] = np.mean([s.mask for s in drawn], axis=0)
+    centres = [values.mean() for values in mean.values()]
+    assert max(centres) - min(centres) < min(values.std() for values in mean.values())
+    assert np.abs(shape["horse"] - shape["zebra"]).mean() < 0.05
+    assert edges["zebra"] > 2 * edges["cow"] > 4 * edges["horse"]
+
+
+@pytest.mark.parametrize("pair", [("car", "bus"), ("tree", "conifer")])
+def test_car_and_bus_tree_and_conifer_share_colours_and_differ_in_shape(
+    pair: tuple[str, str],
+) -> None:
+    colours, outlines = [], []
+    for name in pair:
+        drawn = sprites(name)
+        colours.append(np.array([s.rgb[s.mask].mean(0) for s in drawn]))
+        outlines.append(np.mean([s.mask.mean(1) for s in drawn], axis=0))
+    apart = np.abs(colours[0].mean(0) - colours[1].mean(0))
+    assert (apart < np.minimum(colours[0].std(0), colours[1].std(0))).all()
+    assert np.abs(outlines[0] - outlines[1]).mean() > 0.1
+
+
+# ---- classification ------------------------------------------------------------------------------
+
+
+@few
+@given(seeds, st.integers(1, 40), st.integers(32, 48))
+def test_classification_is_balanced_and_repeatable(seed: int, count: int, size: int) -> None:
+    images, labels = scenes.classification(seed, count, size)
+    assert images.shape == (count, 3, size, size) and images.dtype == np.uint8
+    assert labels.shape == (count,) and labels.dtype == np.int64
+    per_class = np.bincount(labels, minlength=len(scenes.classification_classes()))
+    assert len(per_class) == len(scenes.classification_classes())
+    assert per_class.max() - per_class.min() <= 1
+    again, same = scenes.classification(seed, count, size)
+    assert np.array_equal(images, again) and np.array_equal(labels, same)
+    assert not np.array_equal(images, scenes.classification(seed + 1, count, size)[0])
+
+
+def test_a_classified_picture_shows_its_class_and_no_other() -> None:
+    assert scenes.classification_classes() == scenes.semantic_classes()[1:]
+    for label in range(1, len(scenes.semantic_classes())):
+        shares = []
+        for seed in range(20):
+            rng = np.random.Generator(np.random.PCG64([seed, label]))
+            shown = scenes._portrait(rng, label, 64).label
+            assert set(np.unique(shown)) == {0, label}
+            shares.append((shown == label).mean())
+        assert np.mean(shares) > 0.02
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 64), (4, 16)])
+def test_classification_refuses_what_it_cannot_make(count: int, size: int) -> None:
+    with pytest.raises(UserError, match="classification"):
+        scenes.classification(1, count, size)
