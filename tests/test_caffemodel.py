@@ -385,20 +385,6 @@ def test_load_into_refuses(name, change, words):
     assert name in str(error.value)
 
 
-def test_a_fixed_upsampling_must_be_the_same_as_in_the_file():
-    class Fixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("weight", torch.ones(2, 1, 4, 4))
-
-    blob = np.zeros((2, 2, 4, 4), np.float32)
-    blob[[0, 1], [0, 1]] = 1
-    assert load_into(nn.ModuleDict({"up": Fixed()}), {"up": Layer("up", "Deconvolution", [blob])})
-    blob[1, 1, 2, 3] = 0.9
-    with pytest.raises(UserError, match="layer 'up'"):
-        load_into(nn.ModuleDict({"up": Fixed()}), {"up": Layer("up", "Deconvolution", [blob])})
-
-
 def test_nan_beside_the_diagonal_is_no_zero():
     with pytest.raises(UserError):
         load_into(net(), spoiled("upscore", lambda blobs: [blobs[0] + np.float32(np.nan)]))

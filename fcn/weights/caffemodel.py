@@ -415,14 +415,7 @@ def _fill(module: nn.Module, layer: Layer) -> None:
     for target, values in pairs:
         if not np.isfinite(values).all():
             raise UserError(f"layer {layer.name!r}: the file's weights are not all finite.")
-        source = torch.from_numpy(np.array(values, np.float32))
-        fixed = layer.type == "Deconvolution" and not isinstance(target, nn.Parameter)
-        if fixed and not torch.allclose(target.cpu().float(), source, rtol=0, atol=1e-6):
-            raise UserError(
-                f"layer {layer.name!r}: the upsampling in the file is not the fixed one of the net "
-                "(bilinear); the net needs a learned one."
-            )
-        target.copy_(source)
+        target.copy_(torch.from_numpy(np.array(values, np.float32)))
 
 
 @torch.no_grad()
@@ -432,8 +425,7 @@ def load_into(module: nn.Module, layers: Mapping[str, Layer]) -> LoadReport:
     A submodule's name is its path after the last dot (``trunk.inception_3a/1x1`` is Caffe's
     ``inception_3a/1x1``). Blob 0 goes to ``weight``, or to ``scale`` (Caffe's Scale layer: one
     factor, or one a channel), blob 1 to ``bias``. A deconvolution with the full C x C kernel loads
-    into a grouped one (C, 1, k, k) if it mixes no channels; where the net's is fixed (``weight`` is
-    a buffer), the file's must be the same.
+    into a grouped one (C, 1, k, k) if it mixes no channels.
 
     UserError if a pair of that name does not fit; layers without a partner are reported, and what
     that means is the caller's decision. ValueError if ``module`` uses a name twice.
