@@ -14,6 +14,7 @@ that a seed gives the same pixels everywhere.
 
 import hashlib
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ def _plaster(rng: Rng, height: int, width: int, colour: Colour) -> Floats:
 
 
 def _foliage(rng: Rng) -> Colour:
-    return _colour(rng, (45, 75, 25), (120, 150, 70))
+    return _tone(rng, (40, 75, 25), (125, 150, 70))
 
 
 def _trunk(s: Sprite, rng: Rng, top: float) -> None:
@@ -402,20 +403,20 @@ class Kind:
 
 
 KINDS = (
-    Kind("building", _building, (5.5, 9), (0.7, 1.4), (14, 40), (1.5, 0.25, 0.4)),
-    Kind("tree", _tree, (4, 6.5), (0.65, 0.9), (9, 40), (0.6, 1.8, 0.9)),
-    Kind("conifer", _conifer, (4, 7), (0.45, 0.65), (9, 40), (0.15, 1.3, 0.6)),
-    Kind("car", _car, (1.5, 1.9), (2.3, 2.9), (5.5, 25), (2.2, 0.2, 0.25)),
-    Kind("bus", _bus, (2.8, 3.3), (2.2, 2.9), (9, 30), (0.8, 0.05, 0.1)),
-    Kind("person", _person, (1.5, 1.9), (0.36, 0.46), (4, 20), (1.7, 1.3, 0.5)),
-    Kind("bicycle", _bicycle, (1.1, 1.4), (1.5, 1.75), (4, 14), (0.7, 0.6, 0.1)),
-    Kind("horse", _horse, (1.7, 2.2), (1.25, 1.5), (5, 20), (0.05, 0.25, 1.2)),
-    Kind("cow", _cow, (1.6, 2.1), (1.25, 1.5), (5, 20), (0.0, 0.1, 1.5)),
-    Kind("zebra", _zebra, (1.6, 2.1), (1.25, 1.5), (5, 20), (0.0, 0.2, 1.0)),
-    Kind("lamp", _lamp, (3.2, 4.8), (0.22, 0.32), (9, 26), (1.0, 0.5, 0.05)),
-    Kind("sign", _sign, (2.2, 3.2), (0.28, 0.36), (6, 20), (1.0, 0.2, 0.15)),
-    Kind("fence", _fence, (1.0, 1.4), (3.5, 7), (5, 18), (0.25, 0.7, 1.2)),
-    Kind("bird", _bird, (0.5, 0.8), (1.8, 2.4), (6, 16), (0.3, 0.9, 0.7)),
+    Kind("building", _building, (5.5, 9), (0.7, 1.4), (14, 32), (1.5, 0.25, 0.4)),
+    Kind("tree", _tree, (4, 6.5), (0.65, 0.9), (8, 28), (0.6, 1.8, 0.9)),
+    Kind("conifer", _conifer, (4, 7), (0.45, 0.65), (8, 28), (0.15, 1.3, 0.6)),
+    Kind("car", _car, (1.5, 1.9), (2.3, 2.9), (5, 18), (2.2, 0.2, 0.25)),
+    Kind("bus", _bus, (2.8, 3.3), (2.2, 2.9), (8, 22), (0.8, 0.05, 0.1)),
+    Kind("person", _person, (1.5, 1.9), (0.36, 0.46), (3.5, 14), (1.7, 1.3, 0.5)),
+    Kind("bicycle", _bicycle, (1.1, 1.4), (1.5, 1.75), (3.5, 10), (0.7, 0.6, 0.1)),
+    Kind("horse", _horse, (1.7, 2.2), (1.25, 1.5), (4.5, 15), (0.05, 0.4, 1.3)),
+    Kind("cow", _cow, (1.6, 2.1), (1.25, 1.5), (4.5, 15), (0.0, 0.1, 1.6)),
+    Kind("zebra", _zebra, (1.6, 2.1), (1.25, 1.5), (4.5, 15), (0.0, 0.2, 1.1)),
+    Kind("lamp", _lamp, (3.0, 4.2), (0.22, 0.32), (6.5, 16), (1.0, 0.5, 0.05)),
+    Kind("sign", _sign, (2.2, 3.2), (0.28, 0.36), (5, 14), (1.0, 0.2, 0.15)),
+    Kind("fence", _fence, (1.0, 1.4), (3.5, 7), (5, 15), (0.25, 0.7, 1.2)),
+    Kind("bird", _bird, (0.5, 0.8), (1.8, 2.4), (4.5, 11), (0.3, 0.9, 0.7)),
 )
 CLUTTER = (  # background that looks like objects
     Kind("hedge", _hedge, (0.9, 1.6), (1.5, 4), (7, 30), (0.5, 1.0, 0.6)),
@@ -493,15 +494,13 @@ class Scene:
         if rng.random() < (0.9, 0.4, 0.3)[self.place]:
             self._road(below)
 
-        top = height * _between(rng, 0.0, 0.14)
-        crest = _smooth(rng, 1, width, 1.0, max(4.0, width / _between(rng, 3, 14)))[0] * np.float32(
-            top
-        )
-        hill = (rows[:, None] >= horizon - crest[None, :]) & (rows[:, None] < horizon)
-        tone = _foliage(rng) if rng.random() < 0.6 else _colour(rng, (80, 85, 90), (150, 150, 160))
-        if hill.any():
-            self.rgb[hill] = _leaves(rng, height, width, tone)[hill]
-            self.depth[hill], self.geometric[hill] = FAR_METRES, VERTICAL
+        tall = int(height * _between(rng, 0.02, 0.14))
+        crest = _smooth(rng, 1, width, 1.0, max(4.0, width / _between(rng, 3, 14)))
+        far = slice(horizon - tall, horizon)
+        hill = rows[far, None] >= horizon - crest * np.float32(tall)
+        tone = _foliage(rng) if rng.random() < 0.6 else _tone(rng, (80, 85, 90), (150, 150, 160))
+        self.rgb[far][hill] = _leaves(rng, tall, width, tone)[hill]
+        self.depth[far][hill], self.geometric[far][hill] = FAR_METRES, VERTICAL
 
     def _road(self, below: Floats) -> None:
         rng = self.rng
@@ -573,9 +572,14 @@ class Scene:
 
     def _shadow(self, left: int, foot: int, width: int, high: int) -> None:
         reach = max(1, high // 12)
-        here = (slice(foot - reach, foot + reach), slice(max(left, 0), max(left + width, 0)))
-        flat = self.geometric[here] == HORIZONTAL
-        self.rgb[here][flat] *= np.float32(0.62)
+        start, stop = max(left, 0), min(left + width, self.width)
+        if start >= stop:
+            return
+        here = (slice(max(foot - reach, 0), foot + reach), slice(start, stop))
+        down = (np.arange(self.height, dtype=np.float32)[here[0], None] + 0.5 - foot) / reach
+        across = (np.arange(start, stop, dtype=np.float32)[None, :] + 0.5 - left) / (width / 2) - 1
+        shade = (down * down + across * across <= 1) & (self.geometric[here] == HORIZONTAL)
+        self.rgb[here][shade] *= np.float32(0.62)
 
     def populate(self) -> None:
         """Ponds, then objects and clutter from far to near."""
@@ -584,7 +588,7 @@ class Scene:
             self.pond()
         placed: list[tuple[int, int, Kind, int, float]] = []
         for kinds, first, count in (
-            (KINDS, 1, int(rng.integers(4, 10))),
+            (KINDS, 1, int(rng.integers(4, 9))),
             (CLUTTER, 0, int(rng.integers(1, 5))),
         ):
             edges = np.cumsum([kind.frequency[self.place] for kind in kinds])
@@ -611,11 +615,11 @@ class Scene:
         haze = _tone(rng, (170, 170, 170), (225, 225, 225))
         away = self.depth * np.float32(_between(rng, 0.0, 0.5) / SKY_METRES)
         rgb = self.rgb + (haze - self.rgb) * away[..., None]
-        rgb *= np.float32(_between(rng, 0.6, 1.15)) * _colour(rng, (9, 9, 9), (11, 11, 11)) / 10
+        rgb *= np.float32(_between(rng, 0.7, 1.15)) * _colour(rng, (9, 9, 9), (11, 11, 11)) / 10
         if rng.random() < 0.5:
             rgb[1:-1] = (rgb[:-2] + rgb[1:-1] * 2 + rgb[2:]) * np.float32(0.25)
             rgb[:, 1:-1] = (rgb[:, :-2] + rgb[:, 1:-1] * 2 + rgb[:, 2:]) * np.float32(0.25)
-        amount = np.float32(_between(rng, 3, 14))
+        amount = np.float32(_between(rng, 2, 9))
         rgb += (rng.random(rgb.shape, np.float32) - np.float32(0.5)) * (2 * amount)
         return np.clip(rgb, 0, 255).astype(np.uint8)
 
@@ -669,7 +673,7 @@ def _save(pixels: NDArray[Any], path: Path, palette: list[int] | None = None) ->
     image = Image.fromarray(pixels)
     if palette:
         image.putpalette(palette)
-    image.save(path, compress_level=3)  # twice as fast as the default, hardly larger
+    image.save(path, compress_type=zlib.Z_RLE)  # noise: faster and smaller than the default
 
 
 def _whole(value: Any, low: int, high: int) -> bool:
