@@ -209,6 +209,9 @@ def test_void_is_one_pixel_on_the_hidden_side_of_objects(seed: int) -> None:
                 if 0 <= v < height and 0 <= u < width and order[v, u] > order[y, x]:
                     hidden |= bool(label[v, u] or label[y, x])
             assert void[y, x] == hidden
+    seen = np.where(void, -1, label.astype(int))
+    for one, other in ((seen[1:], seen[:-1]), (seen[:, 1:], seen[:, :-1])):
+        assert ((one == other) | (one < 0) | (other < 0)).all()  # classes never touch
     assert not void[order == order.max()].any()  # what nothing hides keeps its full width
 
 
