@@ -1,0 +1,312 @@
+"""Archives: brought once from their servers or a mirror, verified, unpacked once."""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from fcn.data.download import TIMEOUT_S, DownloadError, discard, download, part_files
+from fcn.data.unpack import unpack
+from fcn.errors import UserError
+from fcn.files import atomic_dir, atomic_file, read_json, write_json
+
+DIGESTS = ("sha256", "sha384", "sha1", "md5")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+SUMS = "SHA256SUMS"
+
+
+def fetch(
+    name: str,
+    definition: dict[str, Any],
+    data_dir: str | Path,
+    mirror: str | None = None,
+    mirror_is_subset: bool = False,
+) -> dict[str, Any]:
+    """Bring one archive to ``data_dir/archives/NAME`` and return its sidecar.
+
+    ``definition`` is an entry of config/archives.yaml: ``urls`` tried in order, what is known of
+    ``size`` and of the digests (``sha256``, which may be its first 8 or more digits, ``sha384``,
+    ``sha1``, ``md5``), and ``accept``, other right files. ``mirror``, a folder or an http(s)
+    address, is asked alone when given. A file that differs from the official one is accepted only
+    from a mirror declared to hold subsets (``mirror_is_subset``); it is then checked against the
+    mirror's SHA256SUMS, if there is one, and recorded as ``subset``. Everything that goes wrong is
+    a UserError, and leaves at most a .part file that the next call goes on from.
+    """
+    path = Path(data_dir) / "archives" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(path, "is fetching"):
+        present = _present(path, definition, mirror_is_subset)
+        if present:
+            return present
+        if mirror:
+            return _from_mirror(path, definition, mirror, mirror_is_subset)
+        return _from_urls(path, definition)
+
+
+def extract(name: str, data_dir: str | Path) -> dict[str, Any]:
+    """Unpack ``data_dir/archives/NAME`` to ``data_dir/extracted/NAME/`` and return its sidecar.
+
+    Done once for one archive. A damaged archive, or one with a member that would leave the folder,
+    is a UserError, and nothing is left.
+    """
+    if not name.endswith(ARCHIVES):
+        raise UserError(f"{name}: not an archive ({', '.join(ARCHIVES)}); it is used as it is.")
+    path = Path(data_dir) / "archives" / name
+    target = Path(data_dir) / "extracted" / name
+    sidecar = target.with_name(f"{name}.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target, "is unpacking"):
+        archive = read_json(_sidecar(path))
+        if target.is_dir() and sidecar.exists():
+            done = read_json(sidecar)
+            if done["archive"]["sha256"] == archive["sha256"]:
+                return dict(done)
+        sidecar.unlink(missing_ok=True)
+        with atomic_dir(target) as folder:
+            members = unpack(path, folder)
+        done = {"archive": archive, "members": members}
+        write_json(sidecar, done)
+        return done
+
+
+# ---- where archives come from --------------------------------------------------------------------
+
+
+def _from_urls(path: Path, definition: dict[str, Any]) -> dict[str, Any]:
+    urls = definition.get("urls") or []
+    if not urls:
+        raise UserError(
+            f"{path.name}: no public address is known ({definition.get('source', 'no source')}); "
+            f"put the file at {path} or name a mirror that has it."
+        )
+    kinds = [definition, *(definition.get("accept") or [])]
+    known = {kind["size"] for kind in kinds if kind.get("size")}
+    sizes = known if all(kind.get("size") for kind in kinds) else None
+    reasons = []
+    for url in urls:
+        try:
+            facts, verified_by = _download(path, url, definition, sizes)
+        except DownloadError as error:
+            reasons.append(f"{url}: {error}")
+            continue
+        return _keep(path, url, facts, False, verified_by)
+    raise UserError(
+        f"{path.name}: could not be fetched. {'; '.join(reasons)}. "
+        f"Try later, put the file at {path}, or name a mirror that has it."
+    )
+
+
+def _download(
+    path: Path, url: str, definition: dict[str, Any], sizes: set[int] | None
+) -> tuple[dict[str, Any], str]:
+    """Download into the .part file and verify it; a wrong resumed one is tried once anew."""
+    part, _ = part_files(path)
+    mixed = any(definition.get(kind) for kind in DIGESTS)
+    for _ in range(2):
+        resumed = download(url, path, sizes, mixed)
+        facts = _facts(part, definition)
+        verified_by = _verified_by(facts, definition)
+        if verified_by:
+            return facts, verified_by
+        discard(path)
+        if not resumed:
+            break
+    raise DownloadError(_difference("its file", facts, definition))
+
+
+def _from_mirror(
+    path: Path, definition: dict[str, Any], mirror: str, is_subset: bool
+) -> dict[str, Any]:
+    if mirror.startswith(("http://", "https://")):
+        source = f"{mirror.rstrip('/')}/{quote(path.name)}"
+        part, _ = part_files(path)
+        try:
+            download(source, path, None, False)
+        except DownloadError as error:
+            raise UserError(f"{source}: the mirror does not give it: {error}.") from None
+        try:
+            checked = _check_mirrored(part, path.name, source, definition, mirror, is_subset)
+        except UserError:
+            discard(path)
+            raise
+        return _keep(path, source, *checked)
+    file = Path(mirror).expanduser() / path.name
+    if not file.is_file():
+        raise UserError(f"{file}: the mirror lacks it; put it there or fetch without `mirror`.")
+    with atomic_file(path) as temporary:
+        _sidecar(path).unlink(missing_ok=True)
+        try:
+            os.link(file.resolve(), temporary)
+        except OSError:  # another file system or owner
+            shutil.copyfile(file, temporary)
+        checked = _check_mirrored(temporary, path.name, str(file), definition, mirror, is_subset)
+    return _record(path, str(file), *checked)
+
+
+def _check_mirrored(
+    file: Path,
+    name: str,
+    source: str,
+    definition: dict[str, Any],
+    mirror: str,
+    is_subset: bool,
+) -> tuple[dict[str, Any], bool, str]:
+    """The facts of a mirror's file, whether it is a subset, and what it was verified by."""
+    facts = _facts(file, definition)
+    verified_by = _verified_by(facts, definition)
+    if verified_by and not (is_subset and verified_by == "nothing"):
+        return facts, False, verified_by
+    if not is_subset:
+        raise UserError(
+            f"{source}: {_difference('the file of the mirror', facts, definition)}; "
+            "a mirror of subsets must be declared with `mirror_is_subset=true`."
+        )
+    listed = _mirror_sums(mirror).get(name)
+    if listed not in (None, facts["sha256"]):
+        raise UserError(
+            f"{source}: damaged: its sha256 is {facts['sha256']}, but {SUMS} of the mirror says "
+            f"{listed}."
+        )
+    return facts, True, f"{SUMS} of the mirror" if listed else "nothing"
+
+
+def _mirror_sums(mirror: str) -> dict[str, str]:
+    """Digests by file name, from the mirror's SHA256SUMS; empty if it has none."""
+    if mirror.startswith(("http://", "https://")):
+        url = f"{mirror.rstrip('/')}/{SUMS}"
+        try:
+            response = requests.get(url, timeout=TIMEOUT_S)
+        except requests.RequestException as error:
+            raise UserError(f"{url}: the mirror stopped answering ({error}).") from None
+        if response.status_code not in (200, 404):
+            raise UserError(f"{url}: the mirror answers HTTP status {response.status_code}.")
+        text = response.text if response.status_code == 200 else ""
+    else:
+        file = Path(mirror).expanduser() / SUMS
+        text = file.read_text("utf-8") if file.is_file() else ""
+    found = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\r?$", text, re.MULTILINE)
+    return {name: digest.lower() for digest, name in found}
+
+
+# ---- what is here and whether it is right --------------------------------------------------------
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _present(
+    path: Path, definition: dict[str, Any], subsets_allowed: bool
+) -> dict[str, Any] | None:
+    """The sidecar of an archive that is here and right; None if it is to be fetched."""
+    if not path.exists():
+        return None
+    if _sidecar(path).exists():
+        sidecar = read_json(_sidecar(path))
+        if sidecar["subset"] and not subsets_allowed:
+            raise UserError(
+                f"{path}: a subset of the official archive, from {sidecar['url']}. Declare "
+                "`mirror_is_subset=true` to go on with it, or delete it to fetch the whole."
+            )
+        whole = sidecar["subset"] or _verified_by(sidecar, definition)
+        if whole and sidecar["size"] == path.stat().st_size:
+            return dict(sidecar)
+    facts = _facts(path, definition)
+    verified_by = _verified_by(facts, definition)
+    if not verified_by:
+        raise UserError(
+            f"{path}: {_difference('the file here', facts, definition)}; delete it and run again."
+        )
+    return _record(path, "placed by hand", facts, False, verified_by)
+
+
+def _facts(path: Path, definition: dict[str, Any]) -> dict[str, Any]:
+    """Size, sha256, md5 and whatever other digest the definition knows, in one reading."""
+    kinds = [definition, *(definition.get("accept") or [])]
+    wanted = [name for name in DIGESTS if any(kind.get(name) for kind in kinds)]
+    digests = {name: hashlib.new(name) for name in dict.fromkeys(["sha256", "md5", *wanted])}
+    with path.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            for digest in digests.values():
+                digest.update(chunk)
+    facts = {name: digest.hexdigest() for name, digest in digests.items()}
+    return {"size": path.stat().st_size, **facts}
+
+
+def _verified_by(facts: dict[str, Any], definition: dict[str, Any]) -> str:
+    """What shows that the file is right, e.g. "sha256, size"; "nothing" if nothing is known of it.
+
+    Empty if it is wrong. Digests of the definition that ``facts`` lack are passed over.
+    """
+    for kind in [definition, *(definition.get("accept") or [])]:
+        known = [name for name in DIGESTS if kind.get(name) and name in facts]
+        right = all(facts[name].startswith(kind[name].lower()) for name in known)
+        if not right or kind.get("size") not in (None, facts["size"]):
+            continue
+        shown = [
+            name if len(kind[name]) == len(facts[name]) else f"{name} (first {len(kind[name])})"
+            for name in known
+        ]
+        shown += ["size"] if kind.get("size") else []
+        why = f" ({kind['why']})" if "why" in kind else ""
+        return (", ".join(shown) or "nothing") + why
+    return ""
+
+
+def _difference(what: str, facts: dict[str, Any], definition: dict[str, Any]) -> str:
+    known = [name for name in ("size", *DIGESTS) if definition.get(name)]
+    here = ", ".join(f"{name} {facts[name]}" for name in known)
+    right = ", ".join(f"{name} {definition[name]}" for name in known)
+    return f"{what} has {here}, the official one {right}"
+
+
+def _keep(
+    path: Path, url: str, facts: dict[str, Any], subset: bool, verified_by: str
+) -> dict[str, Any]:
+    """Give the verified .part file its name and its sidecar."""
+    part, _ = part_files(path)
+    _sidecar(path).unlink(missing_ok=True)
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    part.replace(path)
+    return _record(path, url, facts, subset, verified_by)
+
+
+def _record(
+    path: Path, url: str, facts: dict[str, Any], subset: bool, verified_by: str
+) -> dict[str, Any]:
+    sidecar = {
+        "name": path.name,
+        "url": url,
+        "size": facts["size"],
+        "sha256": facts["sha256"],
+        "md5": facts["md5"],
+        "subset": subset,
+        "verified_by": verified_by,
+    }
+    discard(path)
+    write_json(_sidecar(path), sidecar)
+    return sidecar
+
+
+@contextmanager
+def _lock(path: Path, deed: str) -> Iterator[None]:
+    """Let one process at a time work on ``path``; the others wait and say so."""
+    with path.with_name(f".{path.name}.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path.name}: another process {deed} it; waiting for it.", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks: the renames still keep files whole
+        yield
