@@ -1,0 +1,67 @@
+"""Render the tables of the paper with ours beside them, from whatever results exist."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcn.files import write_text
+from fcn.report.exports import to_csv, to_latex, to_markdown
+from fcn.report.page import banners, build_page
+from fcn.report.paper import parse_tables, read_paper
+from fcn.report.results import load_results
+from fcn.report.tables import build_book
+
+if TYPE_CHECKING:
+    from fcn.spec import Suite
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+
+
+def render(
+    suite: "Suite",
+    results: Path,
+    data_dir: Path,
+    out: Path,
+    images: bool = True,
+    config: Path = CONFIG,
+) -> dict[str, Any]:
+    """Write ``tables.html``, ``tables.csv``, ``tables.md`` and ``tables.tex`` into ``out``.
+
+    Missing, failed, stale and broken results become holes with their reason; only a broken
+    ``config/`` raises. The output depends on its inputs alone: its date is the newest result's.
+
+    Args:
+        suite: whose runs and tables are shown.
+        results: folder of the results (docs/architecture.md).
+        data_dir: folder with ``prepared/``, read for the example images only.
+        out: folder to write into.
+        images: show example segmentations (images of the data sets, not for redistribution).
+        config: folder with ``paper_numbers.csv`` and ``figure5.csv``.
+
+    Returns:
+        suite, runs, scored (runs with a number), stale, problems (sentences), files (paths).
+
+    Raises:
+        UserError: a file of ``config/`` is broken.
+    """
+    paper = read_paper(config)
+    tables = parse_tables(suite.tables)
+    found = load_results(suite, results)
+    book = build_book(tables, paper, found)
+    html, problems = build_page(suite, paper, found, book, data_dir, images)
+    notice = banners(suite, found)
+    texts = {
+        "tables.html": html,
+        "tables.csv": to_csv(book.records),
+        "tables.md": to_markdown(suite.title, notice, book.tables),
+        "tables.tex": to_latex(suite.title, notice, book.tables),
+    }
+    for name, text in texts.items():
+        write_text(out / name, text)
+    return {
+        "suite": suite.name,
+        "runs": len(found.runs),
+        "scored": sum(bool(result.counted) for result in found.runs.values()),
+        "stale": sum(result.stale for result in found.runs.values()),
+        "problems": problems,
+        "files": [str(out / name) for name in texts],
+    }

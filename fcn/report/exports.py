@@ -1,0 +1,158 @@
+"""The tables outside the page: CSV (every number, unrounded), Markdown and LaTeX (booktabs)."""
+
+import csv
+import io
+import unicodedata
+from dataclasses import asdict, fields
+
+from fcn.report.tables import Cell, Line, Record, TableView
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+    "—": "---",
+    "×": r"$\times$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "’": "'",
+    "…": r"\ldots{}",
+}
+
+
+def latex(text: str) -> str:
+    """Escape for plain pdflatex; other non-ASCII characters lose their accents or become ``?``."""
+    out = []
+    for character in text:
+        if character in _LATEX:
+            out.append(_LATEX[character])
+        elif ord(character) < 128:
+            out.append(" " if character in "\n\r\t" else character)
+        else:
+            plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+            out.append("".join(_LATEX.get(c, c) for c in plain) or "?")
+    return "".join(out)
+
+
+def markdown(text: str) -> str:
+    """Escape for a cell of a Markdown table."""
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+def to_csv(records: list[Record]) -> str:
+    """``tables.csv``: one line for each number, row and version of the paper."""
+    buffer = io.StringIO()
+    names = [field.name for field in fields(Record)]
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        values = asdict(record)
+        writer.writerow(
+            {
+                k: "" if v is None else repr(v) if isinstance(v, float) else v
+                for k, v in values.items()
+            }
+        )
+    return buffer.getvalue()
+
+
+def _label(line: Line) -> str:
+    if line.result is None:
+        return line.label
+    return f"{line.label}, {line.result.run.id}"
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell.text} ({cell.below})" if cell.text and cell.below else cell.text
+
+
+def _status(line: Line) -> str:
+    if line.status is None or (line.status.kind == "done" and line.kind == "ours"):
+        counted = len(line.result.counted) if line.result else 0
+        return f"n = {counted}" if counted else ""
+    return line.status.text
+
+
+def to_markdown(title: str, notice: list[str], tables: list[TableView]) -> str:
+    """GitHub tables: every line of every row."""
+    out = [f"# {markdown(title)}", ""]
+    out += [f"> {markdown(text)}\n" for text in notice]
+    for view in tables:
+        if not view.groups:
+            continue
+        out += [f"## {markdown(view.table.title)}", "", f"{markdown(view.table.source)}", ""]
+        heads = ["", ""] + [_head(cell) for cell in view.heads] + ["status"]
+        out.append("| " + " | ".join(markdown(head) for head in heads) + " |")
+        out.append("|" + " --- |" * 2 + " ---: |" * len(view.heads) + " --- |")
+        for group in view.groups:
+            for i, line in enumerate(group.lines):
+                cells = [group.name if i == 0 else "", _label(line)]
+                cells += [_text(cell) for cell in line.cells] + [_status(line)]
+                out.append("| " + " | ".join(markdown(cell) for cell in cells) + " |")
+        out += [""] + [f"- ({mark}) {markdown(text)}" for mark, text in view.notes]
+        out.append("")
+    return "\n".join(out).rstrip() + "\n"
+
+
+def _head(cell: Cell) -> str:
+    return f"{cell.text} ({cell.below})" if cell.below else cell.text
+
+
+def to_latex(title: str, notice: list[str], tables: list[TableView]) -> str:
+    """A document of its own with one booktabs longtable for each table."""
+    out = [
+        r"\documentclass[10pt,a4paper,landscape]{article}",
+        r"\usepackage[margin=15mm]{geometry}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage{booktabs,longtable,array}",
+        r"\setlength{\tabcolsep}{4pt}",
+        r"\begin{document}",
+        rf"\section*{{{latex(title)}}}",
+    ]
+    out += [rf"\noindent\textbf{{{latex(text)}}}\par" for text in notice]
+    for view in tables:
+        if not view.groups:
+            continue
+        wide = r">{\raggedright\arraybackslash}p"
+        columns = f"{wide}{{40mm}}{wide}{{48mm}}" + "r" * len(view.heads) + f"{wide}{{50mm}}"
+        heads = ["", "", *(_head(cell) for cell in view.heads), "status"]
+        out += [
+            "",
+            rf"\subsection*{{{latex(view.table.title)}}}",
+            rf"\noindent {latex(view.table.source)}.\par",
+            r"{\small",
+            rf"\begin{{longtable}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(latex(head) for head in heads) + r" \\",
+            r"\midrule",
+            r"\endhead",
+        ]
+        for g, group in enumerate(view.groups):
+            if g:
+                out.append(r"\addlinespace")
+            for i, line in enumerate(group.lines):
+                cells = [group.name if i == 0 else "", _label(line)]
+                cells += [_text(cell) for cell in line.cells] + [_status(line)]
+                out.append(" & ".join(latex(cell) for cell in cells) + r" \\")
+        out += [r"\bottomrule", r"\end{longtable}}"]
+        out += [
+            rf"\noindent\textsuperscript{{{mark}}} {latex(text)}\par" for mark, text in view.notes
+        ]
+    out += [r"\end{document}", ""]
+    return "\n".join(out)

@@ -1,0 +1,481 @@
+"""The page: sections gathered from the results and given to the template."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pandas as pd
+import yaml
+from markupsafe import Markup
+
+from fcn.errors import UserError
+from fcn.report.charts import COLOURS, Series, line_chart, thin
+from fcn.report.examples import Family, build_family
+from fcn.report.paper import Paper, Table
+from fcn.report.results import (
+    Results,
+    RunResult,
+    SeedResult,
+    finite,
+    lookup,
+    mean_and_std,
+    read_curve,
+    shown,
+)
+from fcn.report.tables import DASH, Book, Line, feeding, number
+
+if TYPE_CHECKING:
+    from fcn.spec import Suite
+
+POINTS = 200  # of a training curve as drawn
+FIGURE_POINTS = 400  # of a curve of Figure 5
+LOSS = ("update", "images", "seconds", "loss")
+VALIDATION = ("update", "images", "mean_iu")
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def _number(value: Any, digits: int = 0, scale: float = 1.0) -> str:
+    """A number with thin spaces between thousands; a dash for anything else."""
+    known = finite(value)
+    if known is None:
+        return DASH
+    return f"{known * scale:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
+
+
+def _duration(seconds: Any) -> str:
+    known = finite(seconds)
+    if known is None:
+        return DASH
+    return f"{known:.0f} s" if known < 60 else f"{_number(known / 60, 1 if known < 600 else 0)} min"
+
+
+@dataclass
+class Chart:
+    """Panels that share a legend of (colour, name)."""
+
+    title: str
+    panels: list[Markup]
+    legend: list[tuple[int, str]]
+    note: str = ""
+
+
+@dataclass
+class Curves:
+    """Training curves read once; a file that cannot be read is noted and skipped."""
+
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+
+    def read(self, seed: SeedResult, name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
+        path = seed.directory / name
+        try:
+            return read_curve(path, columns)
+        except UserError as error:
+            self.problems.append(str(error).replace(str(path), shown(path, self.folder)))
+            return None
+
+
+def training_charts(title: str, runs: list[RunResult], curves: Curves) -> list[Chart]:
+    """Loss and validation mean IU of the runs of a table, at most ``COLOURS`` runs a figure."""
+    drawn: list[tuple[str, list[Series], list[Series]]] = []
+    for result in runs:
+        losses: list[Series] = []
+        scores: list[Series] = []
+        for position, seed in enumerate(result.seeds):
+            style = "ours" if position == 0 else "faint"
+            name = f"{result.run.title}, seed {seed.seed}"
+            for frame, key, scale, into in (
+                (curves.read(seed, "loss.csv", LOSS), "loss", 1.0, losses),
+                (curves.read(seed, "validation.csv", VALIDATION), "mean_iu", 100.0, scores),
+            ):
+                if frame is not None and len(frame):
+                    x, y = frame["images"].to_numpy(float), frame[key].to_numpy(float) * scale
+                    into.append(Series(name, *thin(x, y, POINTS), len(drawn) % COLOURS, style))
+        if losses or scores:
+            drawn.append((f"{result.run.title} ({result.run.id})", losses, scores))
+    charts = []
+    for first in range(0, len(drawn), COLOURS):
+        part = drawn[first : first + COLOURS]
+        panels = [
+            line_chart([s for _, losses, _ in part for s in losses], "images", "loss per pixel")
+        ]
+        scores = [s for _, _, scores in part for s in scores]
+        if scores:
+            panels.append(line_chart(scores, "images", "validation mean IU, %"))
+        last = first + len(part)
+        of = f", runs {first + 1} to {last} of {len(drawn)}" if len(drawn) > COLOURS else ""
+        charts.append(Chart(title + of, panels, [(i, part[i][0]) for i in range(len(part))]))
+    return charts
+
+
+def figure5(table: Table, paper: Paper, results: Results, curves: Curves, foreign: bool) -> Chart:
+    """Loss against updates, images and measured seconds; the paper's curves in the first two.
+
+    ``foreign``: our runs are not on the paper's data, so its curves are a grey backdrop.
+    """
+    rows = feeding(results, table.id)
+    names = [row.name for row in table.rows] + [
+        name for name in rows if name not in {row.name for row in table.rows}
+    ]
+    panels, legend = [], []
+    paper_style = "backdrop" if foreign else "paper"
+    own: dict[str, list[Series]] = {"update": [], "images": [], "seconds": []}
+    for colour, name in enumerate(names):
+        legend.append((colour % COLOURS, name))
+        for result in rows.get(name, []):
+            for position, seed in enumerate(result.seeds):
+                frame = curves.read(seed, "loss.csv", LOSS)
+                if frame is None:
+                    continue
+                style = "ours" if position == 0 else "faint"
+                for key, series in own.items():
+                    x, y = thin(
+                        frame[key].to_numpy(float), frame["loss"].to_numpy(float), FIGURE_POINTS
+                    )
+                    label = f"ours: {result.run.id}, seed {seed.seed}"
+                    series.append(Series(label, x, y, colour % COLOURS, style))
+    for key, panel, label in (
+        ("update", "left", "updates"),
+        ("images", "right", "images processed"),
+        ("seconds", "", "seconds, measured"),
+    ):
+        printed = paper.figure5[paper.figure5.panel == panel]
+        backdrop = [
+            Series(
+                f"paper: {name}",
+                part.x.to_numpy(float),
+                part.loss.to_numpy(float),
+                colour % COLOURS,
+                paper_style,
+            )
+            for colour, name in enumerate(names)
+            if len(part := printed[printed.series == name])
+        ]
+        panels.append(line_chart(backdrop + own[key], label, "training loss per pixel"))
+    note = "Solid: ours. Dashed: the paper's curves, digitised from its plot."
+    if foreign:
+        note = (
+            "Solid: ours. Grey dashed: the paper's curves, digitised from its plot, on other data "
+            "than ours: a reference for the shape, not for the height."
+        )
+    return Chart(table.title, panels, legend, note)
+
+
+@dataclass
+class ClassTable:
+    """Per-class IU of the runs on one test set; cells (text, share of 100 for the shade)."""
+
+    title: str
+    heads: list[tuple[str, str, str]]
+    rows: list[tuple[str, list[tuple[str, int | None]]]]
+
+
+def class_tables(results: Results) -> list[ClassTable]:
+    """Classes by runs, mean over seeds, one table for each test set and label set."""
+    groups: dict[tuple[str, str, str], list[tuple[RunResult, dict[str, list[float]]]]] = {}
+    for result in results.runs.values():
+        values: dict[str, dict[str, list[float]]] = {}
+        for seed in result.counted:
+            for task, scores in seed.metrics["tasks"].items():
+                per_class = lookup(scores, ("per_class_iu",))
+                for name, value in (per_class if isinstance(per_class, dict) else {}).items():
+                    known = finite(value)
+                    values.setdefault(task, {}).setdefault(name, []).extend(
+                        [] if known is None else [100 * known]
+                    )
+        test = result.run.config["test"]
+        for task, by_class in values.items():
+            groups.setdefault((test["dataset"], test["split"], task), []).append((result, by_class))
+    tables = []
+    for (dataset, split, task), members in groups.items():
+        names = list(dict.fromkeys(name for _, of_run in members for name in of_run))
+        rows = []
+        for name in names:
+            cells: list[tuple[str, int | None]] = []
+            for _, of_run in members:
+                mean, _ = mean_and_std(of_run.get(name, []))
+                text = DASH if mean is None else number(mean, 1)
+                cells.append((text, None if mean is None else round(mean)))
+            rows.append((name, cells))
+        title = f"{dataset}, {split}" + (f", {task}" if task != "semantic" else "")
+        heads = [(r.slug, r.run.name, f"n = {len(r.counted)}") for r, _ in members]
+        tables.append(ClassTable(title, heads, rows))
+    return tables
+
+
+def timings(results: Results) -> list[dict[str, Any]]:
+    """One dict for each timed run, seed and protocol, its numbers as text."""
+    rows = []
+    for result in results.runs.values():
+        for seed in result.seeds:
+            for name, protocol in seed.timing.get("protocols", {}).items():
+                if not isinstance(protocol, Mapping):
+                    continue
+                size = seed.timing.get("input")
+                device = protocol.get("device")
+                if isinstance(device, Mapping):
+                    device = device.get("name")
+                transfer = protocol.get("includes_transfer")
+                rows.append(
+                    {
+                        "result": result,
+                        "seed": seed.seed,
+                        "protocol": name,
+                        "input": "×".join(map(str, size)) if isinstance(size, list) else DASH,
+                        **{
+                            key: _number(protocol.get(f"{key}_ms"), 2)
+                            for key in ("median", "mean", "std", "min", "max")
+                        },
+                        "trials": _number(protocol.get("trials")),
+                        "warmup": _number(protocol.get("warmup")),
+                        "precision": protocol.get("precision") or DASH,
+                        "device": device or DASH,
+                        "transfer": DASH if transfer is None else "yes" if transfer else "no",
+                    }
+                )
+    return rows
+
+
+@dataclass
+class Provenance:
+    """One result's block: its run, its configuration and its seeds' facts."""
+
+    result: RunResult
+    config: str
+    seeds: list[tuple[SeedResult, list[tuple[str, str]]]]
+
+
+def _facts(seed: SeedResult, lists: dict[str, str]) -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = []
+    for stage, value in (("train", seed.train), ("evaluate", seed.metrics), ("time", seed.timing)):
+        origin = value.get("provenance")
+        if not isinstance(origin, dict):
+            continue
+        code = origin.get("code") or {}
+        device = origin.get("device") or {}
+        packages = origin.get("packages")
+        listed = ""
+        if isinstance(packages, dict):
+            key = json.dumps({**packages, "python": origin.get("python")}, sort_keys=True)
+            listed = lists.setdefault(key, f"list {len(lists) + 1}")
+        archives = [a for a in origin.get("archives") or [] if isinstance(a, dict)]
+        memory = finite(origin.get("peak_memory_bytes"))
+        pairs = {
+            "config hash": value.get("config_hash"),
+            "weights": value.get("weights_sha256"),
+            "code": " ".join(
+                str(part)
+                for part in (
+                    code.get("version"),
+                    code.get("commit"),
+                    "with uncommitted changes" if code.get("dirty") else None,
+                )
+                if part
+            ),
+            "device": ", ".join(
+                f"{device[key]}" if key == "name" else f"{key} {device[key]}"
+                for key in ("name", "type", "count", "driver", "cuda", "cudnn")
+                if device.get(key) is not None
+            ),
+            "precision": origin.get("precision"),
+            "deterministic": origin.get("deterministic"),
+            "seed": origin.get("seed"),
+            "threads": origin.get("threads"),
+            "started": origin.get("started"),
+            "wall time": _duration(origin.get("wall_seconds")),
+            "peak memory": None if memory is None else f"{memory / 2**20:,.0f} MiB",
+            "platform": origin.get("platform"),
+            "packages": listed,
+            "archives": "; ".join(
+                f"{a.get('name')} sha256 {a.get('sha256')}{' (subset)' if a.get('subset') else ''}"
+                for a in archives
+            ),
+            "command": origin.get("command"),
+        }
+        facts += [(f"{stage}: {k}", str(v)) for k, v in pairs.items() if v not in (None, "")]
+    return facts
+
+
+def provenance(results: Results) -> tuple[list[Provenance], list[tuple[str, dict[str, str]]]]:
+    """A block for every run with a result, and the distinct package lists by name."""
+    lists: dict[str, str] = {}
+    blocks = []
+    for result in results.runs.values():
+        seeds = [(seed, _facts(seed, lists)) for seed in result.seeds if seed.any]
+        config = result.run.config
+        if result.stale and isinstance(result.counted[0].any.get("config"), dict):
+            config = result.counted[0].any["config"]
+        text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
+        blocks.append(Provenance(result, text, seeds))
+    return blocks, [(name, json.loads(key)) for key, name in lists.items()]
+
+
+def newest(results: Results) -> str | None:
+    """When the newest result was started, as written in its provenance."""
+    times = []
+    for seed in results.scored:
+        for value in (seed.metrics, seed.train, seed.timing):
+            started = lookup(value, ("provenance", "started"))
+            try:
+                times.append((datetime.fromisoformat(started).timestamp(), started))
+            except (TypeError, ValueError):
+                continue
+    return max(times)[1] if times else None
+
+
+def versions(results: Results) -> list[str]:
+    """Distinct code versions of the results: version, short commit, dirty or not."""
+    found: dict[str, None] = {}
+    for seed in results.scored:
+        code = seed.provenance.get("code") or {}
+        commit = str(code.get("commit") or "")[:10]
+        text = " ".join(part for part in (str(code.get("version") or ""), commit) if part)
+        found.setdefault(text + (" + uncommitted changes" if code.get("dirty") else ""))
+    return [text for text in found if text]
+
+
+def banners(suite: "Suite", results: Results) -> list[str]:
+    """What a reader must know before any number."""
+    texts = [suite.notice] if suite.notice else []
+    subset = [r for r in results.runs.values() if r.subset]
+    if subset:
+        archives = sorted(
+            {
+                str(archive.get("name"))
+                for result in subset
+                for seed in result.counted
+                for archive in seed.provenance.get("archives") or []
+                if isinstance(archive, dict) and archive.get("subset")
+            }
+        )
+        named = f" ({', '.join(archives)})" if archives else ""
+        texts.append(
+            f"{len(subset)} of {len(results.runs)} runs were made from a subset of an archive "
+            f"or of its images{named}; they are marked “subset”."
+        )
+    dirty = sum(
+        any((seed.provenance.get("code") or {}).get("dirty") for seed in result.counted)
+        for result in results.runs.values()
+    )
+    if dirty:
+        texts.append(
+            f"{dirty} runs were made by code with uncommitted changes; their provenance says which."
+        )
+    return texts
+
+
+def examples(book: Book, results: Results, data_dir: Path) -> list[Family]:
+    """One family of example segmentations for each table and test set that asks for them."""
+    families = []
+    for view in book.tables:
+        if not view.table.images:
+            continue
+        sets: dict[tuple[str, str], list[RunResult]] = {}
+        for result in view.runs:
+            test = result.run.config["test"]
+            sets.setdefault((test["dataset"], test["split"]), []).append(result)
+        for (dataset, split), runs in sets.items():
+            title = f"{view.table.short}: {dataset}, {split}"
+            family = build_family(title, runs, data_dir, results.folder)
+            if family:
+                families.append(family)
+    return families
+
+
+def _scored_on(line: Line) -> str:
+    result = line.result
+    assert result is not None
+    test = result.run.config["test"]
+    images = result.first("metrics", "images")
+    text = f"{test['dataset']} {test['split']}"
+    return text if images is None else f"{text}, {_number(images)} images"
+
+
+def _training(line: Line) -> list[str]:
+    """What a run trained on, images seen, minutes and device: mean over the counted seeds."""
+    result = line.result
+    assert result is not None
+    train = result.run.config.get("train")
+    if not train:
+        return ["not trained here"]
+    parts = [f"{train['dataset']} {train['split']}"]
+    seeds = [seed for seed in result.counted or result.seeds if seed.train]
+    images, _ = mean_and_std([v for s in seeds if (v := finite(s.train.get("images"))) is not None])
+    seconds, _ = mean_and_std(
+        [v for s in seeds if (v := finite(s.train.get("seconds"))) is not None]
+    )
+    if images is not None:
+        parts.append(f"{_number(images)} images seen")
+    if seconds is not None:
+        parts.append(_duration(seconds))
+    devices = {
+        str(name) for s in seeds if (name := lookup(s.train, ("provenance", "device", "name")))
+    }
+    return parts + sorted(devices)
+
+
+def environment() -> jinja2.Environment:
+    loaded = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    loaded.filters.update(scored_on=_scored_on, training=_training)
+    return loaded
+
+
+def build_page(
+    suite: "Suite",
+    paper: Paper,
+    results: Results,
+    book: Book,
+    data_dir: Path,
+    images: bool,
+) -> tuple[str, list[str]]:
+    """The HTML of the whole report, and the problems met on the way."""
+    curves = Curves(results.folder)
+    banner = banners(suite, results)
+    foreign = suite.notice is not None or any(r.subset for r in results.runs.values())
+    figures, training, charted = {}, [], set[str]()
+    for view in book.tables:
+        if view.table.kind == "figure5":
+            figures[view.table.id] = figure5(view.table, paper, results, curves, foreign)
+            charted |= {result.run.id for result in view.runs}
+    for view in book.tables:
+        fresh = [result for result in view.runs if result.run.id not in charted]
+        charted |= {result.run.id for result in fresh}
+        training += training_charts(view.table.title, fresh, curves)
+    families = examples(book, results, data_dir) if images else []
+    blocks, packages = provenance(results)
+    problems = [*results.problems, *dict.fromkeys(curves.problems)]
+    problems += [family.problem for family in families if family.problem]
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            suite=suite,
+            date=newest(results),
+            versions=versions(results),
+            banners=banner,
+            problems=problems,
+            book=book,
+            figures=figures,
+            training=training,
+            classes=class_tables(results),
+            images=images,
+            families=families,
+            timings=timings(results),
+            provenance=blocks,
+            packages=packages,
+            scored=sum(bool(result.counted) for result in results.runs.values()),
+            DASH=DASH,
+        )
+    )
+    return page, problems

@@ -1,0 +1,241 @@
+"""The paper's side of the report: its numbers, its Figure 5 and the shape of its tables.
+
+All of it is data: ``config/paper_numbers.csv`` (one printed number a row, with version, table and
+source), ``config/figure5.csv`` (the digitised curves) and ``config/tables.yaml``.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fcn.errors import UserError
+
+KINDS = ("numbers", "figure5", "bounds", "other", "list")
+
+
+@dataclass(frozen=True)
+class Read:
+    """A (version, table) pair of ``paper_numbers.csv`` and the short label that the page prints."""
+
+    version: str
+    table: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity: the paper's name for it, and where ours stands.
+
+    ``origin`` is a dotted path whose first part names the source (metrics, timing, config,
+    architecture); empty where nothing here measures it. Ours times ``scale`` is in ``unit``.
+    """
+
+    key: str
+    paper: str
+    title: str
+    unit: str
+    origin: tuple[str, ...] = ()
+    better: str | None = None
+    scale: float = 1.0
+    digits: int = 1
+    compare: bool = True
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the paper; ``method`` is its name in ``paper_numbers.csv``."""
+
+    name: str
+    method: str
+    dataset: str | None = None
+    reference: bool = False
+    net: str | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A known discrepancy; without rows and columns it belongs to the whole table."""
+
+    text: str
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def marks(self, row: str | None, column: str | None) -> bool:
+        """Does the mark of this note stand at this cell, row head or column head?"""
+        if self.rows and self.columns:
+            return row in self.rows and column in self.columns
+        if self.rows:
+            return row in self.rows and column is None
+        return bool(self.columns) and column in self.columns and row is None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the report, in the paper's shape."""
+
+    id: str
+    title: str
+    short: str
+    source: str
+    kind: str = "numbers"
+    reads: tuple[Read, ...] = ()
+    columns: tuple[Column, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[Note, ...] = ()
+    images: bool = False
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A line of ``paper_numbers.csv``; ``value`` as printed (its decimals are its precision)."""
+
+    paper_version: str
+    table: str
+    dataset: str
+    split: str
+    method: str
+    metric: str
+    value: str
+    unit: str
+    hardware: str
+    notes: str
+
+    @property
+    def number(self) -> float:
+        return float(self.value)
+
+    @property
+    def decimals(self) -> int:
+        return len(self.value.partition(".")[2])
+
+
+@dataclass(frozen=True)
+class Paper:
+    """``paper_numbers.csv`` by version, table, method and metric, and ``figure5.csv``."""
+
+    numbers: dict[tuple[str, str, str, str], list[Printed]]
+    figure5: pd.DataFrame
+
+    def printed(self, read: Read, row: Row, column: Column) -> Printed | None:
+        """The number that a version prints in a cell, or None; two candidates are a UserError."""
+        found = self.numbers.get((read.version, read.table, row.method, column.paper), [])
+        dataset = column.dataset or row.dataset
+        if dataset is not None:
+            found = [printed for printed in found if printed.dataset == dataset]
+        if len(found) > 1:
+            raise UserError(
+                f"config/tables.yaml: {read.table} of {read.version} has {len(found)} numbers for "
+                f"{row.method}, {column.paper}; name the dataset of the row or the column."
+            )
+        return found[0] if found else None
+
+    def of(self, read: Read) -> list[Printed]:
+        """All numbers of one (version, table), in the order of the file."""
+        return [
+            printed
+            for (version, table, _, _), group in self.numbers.items()
+            for printed in group
+            if (version, table) == (read.version, read.table)
+        ]
+
+
+def read_paper(folder: Path) -> Paper:
+    """Read ``paper_numbers.csv`` and ``figure5.csv`` of a config folder.
+
+    Raises:
+        UserError: a file or a column is missing, or a value is no number.
+    """
+    numbers: dict[tuple[str, str, str, str], list[Printed]] = {}
+    path = folder / "paper_numbers.csv"
+    names = [field.name for field in fields(Printed)]
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            for line in csv.DictReader(handle):
+                printed = Printed(**{name: line[name] for name in names})
+                float(printed.value)
+                key = (printed.paper_version, printed.table, printed.method, printed.metric)
+                numbers.setdefault(key, []).append(printed)
+    except KeyError as error:
+        raise UserError(f"{path}: no column {error}; it needs {', '.join(names)}.") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
+    path = folder / "figure5.csv"
+    try:
+        figure5 = pd.read_csv(path).astype({"x": float, "loss": float})
+        figure5[["panel", "series"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
+    return Paper(numbers, figure5)
+
+
+def _build(kind: type, where: str, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"config/tables.yaml: {where} must be a mapping, not {values!r}.")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"config/tables.yaml: {where}: {error}.") from None
+
+
+def _column(where: str, key: str, values: Any) -> Column:
+    where = f"{where}, column {key}"
+    if not isinstance(values, Mapping):
+        raise UserError(f"config/tables.yaml: {where} must be a mapping, not {values!r}.")
+    rest = {name: value for name, value in values.items() if name != "from"}
+    rest["origin"] = tuple(values.get("from", "").split(".")) if values.get("from") else ()
+    return _build(Column, where, {"key": key, **rest})
+
+
+def _table(id: str, values: Any) -> Table:
+    where = f"table {id}"
+    if not isinstance(values, Mapping):
+        raise UserError(f"config/tables.yaml: {where} must be a mapping, not {values!r}.")
+    kinds = {"columns": dict, "extra": dict, "reads": list, "rows": list, "notes": list}
+    for key, kind in kinds.items():
+        if not isinstance(values.get(key, kind()), kind):
+            name = "mapping" if kind is dict else "list"
+            raise UserError(f"config/tables.yaml: {where}: {key} must be a {name}.")
+        if kind is list and not all(isinstance(part, dict) for part in values.get(key, ())):
+            raise UserError(f"config/tables.yaml: {where}: every entry of {key} must be a mapping.")
+    columns = {**values.get("columns", {}), **values.get("extra", {})}
+    rest = {name: value for name, value in values.items() if name != "extra"}
+    rest["columns"] = tuple(_column(where, key, column) for key, column in columns.items())
+    rest["reads"] = tuple(_build(Read, f"{where}, reads", read) for read in values.get("reads", ()))
+    rest["rows"] = tuple(
+        _build(Row, f"{where}, rows", {"method": row.get("name"), **row})
+        for row in values.get("rows", ())
+    )
+    notes = []
+    for note in values.get("notes", ()):
+        parts = {key: tuple(part) if key != "text" else part for key, part in note.items()}
+        notes.append(_build(Note, f"{where}, notes", parts))
+    rest["notes"] = tuple(notes)
+    table: Table = _build(Table, where, {"id": id, **rest})
+    if table.kind not in KINDS:
+        raise UserError(
+            f"config/tables.yaml: {where}: kind is {table.kind!r}, not one of {', '.join(KINDS)}."
+        )
+    names = [row.name for row in table.rows]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    lost = [row for note in notes for row in note.rows if row not in names]
+    lost += [key for note in notes for key in note.columns if key not in columns]
+    if twice or lost:
+        raise UserError(
+            f"config/tables.yaml: {where}: "
+            + (
+                f"two rows are named {twice[0]}."
+                if twice
+                else f"a note names {lost[0]}, which is no row or column."
+            )
+        )
+    return table
+
+
+def parse_tables(tables: Mapping[str, Any]) -> list[Table]:
+    """Check and build the tables of ``config/tables.yaml``, in its order."""
+    return [_table(id, values) for id, values in tables.items()]

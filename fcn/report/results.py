@@ -1,0 +1,258 @@
+"""Our side of the report: what every run left on disk, and what is missing or broken.
+
+Nothing here raises for a bad result: a broken file becomes a sentence that the page shows where the
+number would stand.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fcn.errors import UserError
+from fcn.files import read_json
+
+if TYPE_CHECKING:
+    from fcn.spec import Run, Suite
+
+
+def shown(path: Path, results: Path) -> str:
+    """A path as the page prints it: from the folder that holds ``results``."""
+    try:
+        return path.resolve().relative_to(results.resolve().parent).as_posix()
+    except ValueError:
+        return path.name
+
+
+def lookup(value: Any, path: tuple[str, ...]) -> Any:
+    """Follow keys into nested dicts; None where one is absent."""
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def finite(value: Any) -> float | None:
+    """A finite number as float, anything else as None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _read(path: Path, results: Path, needs: dict[str, type]) -> tuple[dict[str, Any], str | None]:
+    """A JSON object and None, or an empty dict and what is wrong (None when the file is absent)."""
+    if not path.exists():
+        return {}, None
+    name = shown(path, results)
+    try:
+        value = read_json(path)
+    except (UserError, OSError) as error:
+        return {}, str(error).replace(str(path), name)
+    if not isinstance(value, dict):
+        return {}, f"{name}: not a JSON object."
+    for key, kind in needs.items():
+        if not isinstance(value.get(key), kind):
+            return {}, f"{name}: {key} is missing or not a {kind.__name__}."
+    return value, None
+
+
+def read_curve(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    """A ``loss.csv`` or ``validation.csv``; None when absent, UserError when it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        frame = pd.read_csv(path)
+        missing = [column for column in columns if column not in frame.columns]
+        if missing:
+            raise ValueError(f"no column {missing[0]}")
+        return frame.astype(dict.fromkeys(columns, np.float64))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error}).") from None
+
+
+@dataclass
+class SeedResult:
+    """The files of one run at one seed; an empty dict is an absent or broken file."""
+
+    seed: int
+    directory: Path
+    target: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    broken: bool = False
+    stale: bool = False
+    log: str | None = None
+
+    @property
+    def any(self) -> dict[str, Any]:
+        """Whichever file there is, for its config and provenance."""
+        return self.metrics or self.train or self.timing
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        value = self.any.get("provenance")
+        return value if isinstance(value, dict) else {}
+
+    def number(self, origin: tuple[str, ...]) -> float | None:
+        """The value at a column's dotted path, in the unit of the file."""
+        source = {"metrics": self.metrics, "timing": self.timing, "train": self.train}
+        source["config"] = self.any.get("config", {})
+        return finite(lookup(source, origin))
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands (done, partial, stale, failed, broken, missing, none), as a sentence."""
+
+    kind: str
+    text: str
+
+
+@dataclass
+class RunResult:
+    """A run of the suite and what its seeds left."""
+
+    run: "Run"
+    seeds: list[SeedResult]
+
+    @property
+    def slug(self) -> str:
+        """Anchor of the run's provenance block."""
+        return "run-" + re.sub(r"[^a-z0-9]+", "-", self.run.id.lower())
+
+    @property
+    def counted(self) -> list[SeedResult]:
+        """The seeds that the numbers come from: current ones, or stale ones if there are none."""
+        scored = [seed for seed in self.seeds if seed.metrics]
+        return [seed for seed in scored if not seed.stale] or scored
+
+    @property
+    def stale(self) -> bool:
+        return bool(self.counted) and self.counted[0].stale
+
+    @property
+    def subset(self) -> bool:
+        """Made from a subset of an archive or of the images."""
+        return any(is_subset(seed) for seed in self.counted)
+
+    @property
+    def status(self) -> Status:
+        broken = [seed for seed in self.seeds if seed.broken]
+        failed = [seed for seed in self.seeds if not seed.metrics and not seed.broken and seed.log]
+        counted = {seed.seed for seed in self.counted}
+        absent = [seed.seed for seed in self.seeds if seed.seed not in counted]
+        why = [f"{problem}" for seed in broken for problem in seed.problems[:1]]
+        why += [f"failed: see log {seed.log}" for seed in failed]
+        if not counted:
+            if why:
+                return Status("broken" if broken else "failed", " ".join(why))
+            trained = [seed for seed in self.seeds if seed.train]
+            return Status("missing", "trained, not evaluated" if trained else "not run")
+        if absent:
+            seeds = ", ".join(map(str, absent))
+            why.insert(0, f"seed{'s' if len(absent) > 1 else ''} {seeds} missing")
+        if self.stale:
+            why.insert(0, "from an earlier configuration")
+        if why:
+            return Status("stale" if self.stale else "partial", "; ".join(why))
+        return Status("done", "done")
+
+    def values(self, origin: tuple[str, ...]) -> list[float]:
+        """One value for every counted seed that has it."""
+        numbers = [seed.number(origin) for seed in self.counted]
+        return [number for number in numbers if number is not None]
+
+    def first(self, *path: str) -> Any:
+        """A value from the first counted seed: ``first('train', 'images')``."""
+        for seed in self.counted or self.seeds:
+            value = lookup({"metrics": seed.metrics, "train": seed.train}, path)
+            if value is not None:
+                return value
+        return None
+
+
+def is_subset(seed: SeedResult) -> bool:
+    """Does anything that this result used come from a subset of an archive or of the images?"""
+    archives = seed.provenance.get("archives") or []
+    return bool(seed.metrics.get("subset")) or any(
+        isinstance(archive, dict) and archive.get("subset") for archive in archives
+    )
+
+
+def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation (n - 1); no spread from one value, nothing from none."""
+    if not values:
+        return None, None
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def find_log(results: Path, run_id: str, seed: int) -> str | None:
+    """The newest log of a run and seed beside ``results``, or None."""
+    logs = results.parent / "logs"
+    patterns = (f"*/{run_id}/seed{seed}.log", f"{run_id}/seed{seed}/*.log")
+    found = [path for pattern in patterns for path in logs.glob(pattern)]
+    if not found:
+        return None
+    return shown(max(found, key=lambda path: (path.stat().st_mtime, path.as_posix())), results)
+
+
+def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
+    """Read the JSON files of one run and seed."""
+    directory = run.directory(results, seed)
+    result = SeedResult(seed, directory, run.target(seed))
+    kinds: dict[str, dict[str, type]] = {
+        "metrics": {"tasks": dict, "config_hash": str, "images": int},
+        "train": {},
+        "timing": {"protocols": dict},
+    }
+    for name, needs in kinds.items():
+        value, problem = _read(directory / f"{name}.json", results, needs)
+        setattr(result, name, value)
+        if problem:
+            result.problems.append(problem)
+            result.broken |= name == "metrics"
+    if result.metrics:
+        result.stale = result.metrics["config_hash"] != run.hash
+    elif not result.broken:
+        result.log = find_log(results, run.id, seed)
+    return result
+
+
+@dataclass
+class Results:
+    """Everything under ``results/`` that the suite names."""
+
+    folder: Path
+    runs: dict[str, RunResult]
+    nets: dict[str, Any]
+    bounds: list[tuple[dict[str, str], dict[str, Any]]]
+    problems: list[str]
+
+    @property
+    def scored(self) -> list[SeedResult]:
+        return [seed for run in self.runs.values() for seed in run.seeds if seed.any]
+
+
+def load_results(suite: "Suite", folder: Path) -> Results:
+    """Read what exists for every run of the suite; nothing is fatal."""
+    runs = {
+        id: RunResult(run, [load_seed(run, seed, folder) for seed in run.seeds])
+        for id, run in suite.runs.items()
+    }
+    problems = [text for run in runs.values() for seed in run.seeds for text in seed.problems]
+    architecture, problem = _read(folder / "architecture.json", folder, {"nets": dict})
+    problems += [problem] if problem else []
+    bounds = []
+    for entry in suite.bounds:
+        path = folder / entry["dataset"] / "bounds.json"
+        value, problem = _read(path, folder, {"methods": dict})
+        problems += [problem] if problem else []
+        bounds.append((dict(entry), value))
+    return Results(folder, runs, architecture.get("nets", {}), bounds, problems)

@@ -1,0 +1,496 @@
+"""The paper's tables with ours beside them: one model that the page and every export read."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from fcn.report.paper import Column, Paper, Printed, Read, Row, Table
+from fcn.report.results import Results, RunResult, Status, finite, lookup, mean_and_std
+
+DASH = "–"
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a reader sees in a cell, and what stands behind it (``title``: full precision)."""
+
+    text: str = ""
+    title: str = ""
+    marks: str = ""
+    below: str = ""
+
+
+@dataclass
+class Line:
+    """One line of a row: the paper's, ours, what follows from the net, or the difference."""
+
+    kind: str
+    label: str
+    cells: list[Cell]
+    result: RunResult | None = None
+    status: Status | None = None
+    targets: tuple[str, ...] = ()
+
+
+@dataclass
+class Group:
+    """A row of the paper with all its lines; ``extra`` when the paper has no such row."""
+
+    name: str
+    marks: str
+    lines: list[Line]
+    extra: bool = False
+
+
+@dataclass
+class TableView:
+    """A table ready to print."""
+
+    table: Table
+    heads: list[Cell]
+    groups: list[Group]
+    notes: list[tuple[str, str]]
+    runs: list[RunResult]
+    verdict: str = ""
+
+    @property
+    def planned(self) -> bool:
+        """Nothing in this suite feeds the table."""
+        return not any(line.targets for group in self.groups for line in group.lines)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of ``tables.csv``; ours and the difference are in the paper's unit, unrounded."""
+
+    table: str
+    row: str
+    dataset: str
+    split: str
+    metric: str
+    paper_version: str
+    paper: str
+    ours_mean: float | None
+    ours_std: float | None
+    seeds: str
+    n_seeds: int
+    difference: float | None
+    status: str
+    config_hash: str
+    run: str
+    unit: str
+
+
+@dataclass
+class Book:
+    """All tables of the page, and the records of ``tables.csv``."""
+
+    tables: list[TableView] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+
+def number(value: float, digits: int) -> str:
+    """A rounded number with a true minus sign and no negative zero."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def signed(value: float, digits: int) -> str:
+    text = number(value, digits)
+    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+
+
+def ours(result: RunResult, column: Column) -> tuple[float | None, float | None, int]:
+    """Mean, sample standard deviation and n over the counted seeds, in the column's unit."""
+    values = [value * column.scale for value in result.values(column.origin)]
+    return *mean_and_std(values), len(values)
+
+
+def agrees(value: float, printed: Printed) -> bool:
+    """Does ``value`` round to the printed number at its own precision?"""
+    return math.isclose(round(value, printed.decimals), printed.number, abs_tol=1e-9)
+
+
+def _letters(index: int) -> str:
+    return chr(ord("a") + index) if index < 26 else f"a{_letters(index - 26)}"
+
+
+class _Builder:
+    def __init__(self, table: Table, paper: Paper, results: Results) -> None:
+        self.table, self.paper, self.results = table, paper, results
+        self.columns = table.columns
+        self.records: list[Record] = []
+
+    def marks(self, row: str | None, column: str | None) -> str:
+        return " ".join(
+            _letters(i) for i, note in enumerate(self.table.notes) if note.marks(row, column)
+        )
+
+    def printed(self, row: Row) -> list[tuple[Read, list[Printed | None]]]:
+        """For each version that has the row: its numbers, one per column."""
+        found = []
+        for read in self.table.reads:
+            numbers = [self.paper.printed(read, row, column) for column in self.columns]
+            if any(numbers):
+                found.append((read, numbers))
+        return found
+
+    def paper_lines(self, row: Row, printed: list[tuple[Read, list[Printed | None]]]) -> list[Line]:
+        """One line for each version; versions with the same numbers share a line."""
+        shared: dict[tuple[str, ...], list[Read]] = {}
+        for read, numbers in printed:
+            key = tuple(n.value if n else "" for n in numbers)
+            shared.setdefault(key, []).append(read)
+        lines = []
+        for texts, reads in shared.items():
+            numbers = next(numbers for read, numbers in printed if read is reads[0])
+            cells = [
+                Cell(
+                    text,
+                    title=n.notes if n else "",
+                    marks=self.marks(row.name, column.key) if text else "",
+                    below=n.hardware.removeprefix("NVIDIA ") if n else "",
+                )
+                for text, n, column in zip(texts, numbers, self.columns, strict=True)
+            ]
+            lines.append(Line("paper", " = ".join(dict.fromkeys(r.label for r in reads)), cells))
+        return lines
+
+    def record(
+        self,
+        row: str,
+        column: Column,
+        printed: Printed | None,
+        result: RunResult | None,
+        status: str,
+        value: float | None = None,
+        std: float | None = None,
+        seeds: Iterable[int] = (),
+        config_hash: str = "",
+    ) -> None:
+        test = result.run.config["test"] if result else {}
+        seeds = list(seeds)
+        difference = None
+        if value is not None and printed is not None and column.compare:
+            difference = value - printed.number
+        self.records.append(
+            Record(
+                table=self.table.id,
+                row=row,
+                dataset=test.get("dataset", printed.dataset if printed else ""),
+                split=test.get("split", printed.split if printed else ""),
+                metric=column.key,
+                paper_version=printed.paper_version if printed else "",
+                paper=printed.value if printed else "",
+                ours_mean=value,
+                ours_std=std,
+                seeds=" ".join(map(str, seeds)),
+                n_seeds=len(seeds),
+                difference=difference,
+                status=status,
+                config_hash=config_hash,
+                run=result.run.id if result else "",
+                unit=column.unit,
+            )
+        )
+
+    def difference_lines(
+        self, values: list[float | None], printed: list[tuple[Read, list[Printed | None]]]
+    ) -> list[Line]:
+        """Ours minus the paper's, once for each version that differs in what is compared."""
+        lines: dict[tuple[str, ...], list[str]] = {}
+        for read, numbers in printed:
+            texts = tuple(
+                signed(value - n.number, max(n.decimals, column.digits))
+                if value is not None and n is not None and column.compare
+                else ""
+                for value, n, column in zip(values, numbers, self.columns, strict=True)
+            )
+            if any(texts):
+                lines.setdefault(texts, []).append(read.label)
+        many = len(lines) > 1
+        return [
+            Line(
+                "difference",
+                f"ours {MINUS} {' = '.join(labels)}" if many else f"ours {MINUS} paper",
+                [Cell(text) for text in texts],
+            )
+            for texts, labels in lines.items()
+        ]
+
+    def ours_lines(
+        self, row: str, result: RunResult, printed: list[tuple[Read, list[Printed | None]]]
+    ) -> list[Line]:
+        status = result.status
+        cells: list[Cell] = []
+        values: list[float | None] = []
+        for i, column in enumerate(self.columns):
+            if column.origin[:1] == ("architecture",):
+                cells.append(Cell())
+                values.append(None)
+                continue
+            mean, std, n = ours(result, column)
+            values.append(mean)
+            used = [s for s in result.counted if s.number(column.origin) is not None]
+            for one in [n[i] for _, n in printed if n[i]] or [None]:
+                self.record(
+                    row,
+                    column,
+                    one,
+                    result,
+                    status.text if mean is not None or not result.counted else "not measured",
+                    mean,
+                    std,
+                    [seed.seed for seed in used],
+                    used[0].any.get("config_hash", "") if used else "",
+                )
+            if mean is None:
+                cells.append(Cell(DASH if result.counted and column.origin else ""))
+                continue
+            text = number_of(mean, std, column)
+            title = f"{mean!r} {column.unit}" + (
+                f", standard deviation {std!r}" if std is not None else ""
+            )
+            device = ""
+            if column.origin[0] == "timing":
+                protocol = lookup(used[0].timing, column.origin[1:-1]) or {}
+                device = protocol.get("device") or ""
+                device = str(device.get("name", "") if isinstance(device, dict) else device)
+            cells.append(Cell(text, title=f"{title}, n = {n}", below=device))
+        targets = tuple(seed.target for seed in result.seeds)
+        lines = [Line("ours", "ours", cells, result, status, targets)]
+        return lines + self.difference_lines(values, printed)
+
+    def computed_lines(
+        self, row: Row, printed: list[tuple[Read, list[Printed | None]]]
+    ) -> list[Line]:
+        """What follows from the net alone, set against the paper at the paper's precision."""
+        if row.net is None:
+            return []
+        net = self.results.nets.get(row.net)
+        cells, differ = [], []
+        for i, column in enumerate(self.columns):
+            value = None
+            if column.origin[:1] == ("architecture",):
+                value = finite(lookup(net, column.origin[1:]))
+                value = None if value is None else value * column.scale
+                pairs = [one for _, n in printed if (one := n[i])]
+                status = "computed from the net" if value is not None else "no architecture.json"
+                for one in pairs:
+                    self.record(row.name, column, one, None, status, value)
+                if value is not None and not all(agrees(value, one) for one in pairs):
+                    differ.append(column.title)
+            text = "" if value is None else number(value, column.digits)
+            cells.append(Cell(text, "" if value is None else repr(value)))
+        if net is None:
+            verdict = Status("missing", f"results/architecture.json has no net {row.net}")
+        elif differ:
+            verdict = Status("partial", f"differs from the paper: {', '.join(differ)}")
+        else:
+            verdict = Status("done", "agrees with the paper at its precision")
+        note = lookup(net, ("receptive_field_note",))
+        if note:
+            verdict = Status(verdict.kind, f"{verdict.text}. {note}")
+        return [Line("computed", "ours, from the net", cells, None, verdict)]
+
+    def group(self, row: Row, feeding: list[RunResult], extra: bool = False) -> Group:
+        printed = [] if extra else self.printed(row)
+        lines = self.paper_lines(row, printed) + self.computed_lines(row, printed)
+        for result in feeding:
+            lines += self.ours_lines(row.name, result, printed)
+        if not feeding:
+            text = "another author's" if row.reference else "no run in this suite"
+            for _, numbers in printed:
+                for column, n in zip(self.columns, numbers, strict=True):
+                    if n and column.origin[:1] != ("architecture",):
+                        self.record(row.name, column, n, None, text)
+            if not row.reference:
+                lines.append(
+                    Line("ours", "ours", [Cell() for _ in self.columns], None, Status("none", text))
+                )
+        return Group(row.name, self.marks(row.name, None), lines, extra)
+
+
+def number_of(mean: float, std: float | None, column: Column) -> str:
+    """``63.1 ± 0.3``, or ``63.1`` from one seed."""
+    text = number(mean, column.digits)
+    return text if std is None else f"{text} ± {number(std, column.digits)}"
+
+
+def feeding(results: Results, table: str) -> dict[str, list[RunResult]]:
+    """Row name to the runs that name it, in the suite's order."""
+    rows: dict[str, list[RunResult]] = {}
+    for result in results.runs.values():
+        for row in result.run.rows:
+            if row.table == table:
+                rows.setdefault(row.row, []).append(result)
+    return rows
+
+
+def build_table(
+    table: Table, paper: Paper, results: Results, rows: dict[str, list[RunResult]]
+) -> tuple[TableView, list[Record]]:
+    """Join a table of the paper with the runs that feed its rows; a row it lacks is added."""
+    builder = _Builder(table, paper, results)
+    groups = [builder.group(row, rows.get(row.name, [])) for row in table.rows]
+    known = {row.name for row in table.rows}
+    for name, runs in rows.items():
+        if name not in known:
+            groups.append(builder.group(Row(name, name), runs, extra=True))
+    heads = [
+        Cell(c.title, marks=builder.marks(None, c.key), below=c.unit, title=c.better or "")
+        for c in table.columns
+    ]
+    notes = [(_letters(i), note.text) for i, note in enumerate(table.notes)]
+    order = [*(row.name for row in table.rows), *(name for name in rows if name not in known)]
+    runs = list({r.run.id: r for name in order for r in rows.get(name, [])}.values())
+    return TableView(table, heads, groups, notes, runs), builder.records
+
+
+def build_book(tables: list[Table], paper: Paper, results: Results) -> Book:
+    """Every table in order; a table of kind ``other`` takes the runs that no other table names."""
+    tabled = {table.id for table in tables}
+    untabled = [
+        result
+        for result in results.runs.values()
+        if not any(row.table in tabled for row in result.run.rows)
+    ]
+    book = Book()
+    for table in tables:
+        rows = feeding(results, table.id)
+        if table.kind == "other":
+            rows = {result.run.id: [result] for result in untabled}
+        if table.kind == "bounds":
+            view = bounds_view(table, paper, results)
+            records = bounds_records(table, paper, results)
+        elif table.kind == "list":
+            view, records = list_view(table, paper), []
+        else:
+            view, records = build_table(table, paper, results, rows)
+        if view.groups or table.kind != "other":
+            book.tables.append(view)
+        book.records += records
+    return book
+
+
+def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
+    """Factors across, resampling methods down, each set against the printed numbers.
+
+    A method fits when every one of its values rounds to the printed number at its precision.
+    """
+    column = table.columns[0]
+    builder = _Builder(table, paper, results)
+    printed = [builder.printed(row) for row in table.rows]
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for read in table.reads:
+        found = [next((n[0] for r, n in numbers if r is read), None) for numbers in printed]
+        if any(found):
+            lines.setdefault(tuple(n.value if n else "" for n in found), []).append(read.label)
+    groups = [
+        Group(
+            "paper",
+            "",
+            [
+                Line("paper", " = ".join(names), [Cell(t) for t in texts])
+                for texts, names in lines.items()
+            ],
+        )
+    ]
+    verdicts = []
+    for entry, bounds in results.bounds:
+        where = f"{entry['dataset']} {entry['split']}"
+        images = bounds.get("images")
+        group = Group(f"{where}, {images} images" if images else where, "", [])
+        targets = (f"results/{entry['dataset']}/bounds.json",)
+        fitting = []
+        for method, values in bounds.get("methods", {}).items():
+            own = [finite(lookup(values, (row.name,))) for row in table.rows]
+            scaled = [None if value is None else value * column.scale for value in own]
+            pairs = [
+                (value, n[0])
+                for value, numbers in zip(scaled, printed, strict=True)
+                for _, n in numbers
+                if n[0] is not None
+            ]
+            worst = max((abs(v - n.number) for v, n in pairs if v is not None), default=0.0)
+            fits = bool(pairs) and all(v is not None and agrees(v, n) for v, n in pairs)
+            fitting += [method] if fits else []
+            text = "agrees with every number" if fits else f"off by up to {number(worst, 1)}"
+            cells = [
+                Cell(DASH) if v is None else Cell(number(v, column.digits), repr(v)) for v in scaled
+            ]
+            status = Status("done" if fits else "partial", text)
+            group.lines.append(Line("ours", method, cells, None, status, targets))
+        if not group.lines:
+            status = Status("missing", "not run")
+            empty = [Cell() for _ in table.rows]
+            group.lines.append(Line("ours", "ours", empty, None, status, targets))
+        else:
+            verdicts.append(
+                f"On {where}, {len(fitting) or 'no'} of {len(group.lines)} methods agree"
+                f"{'s' if len(fitting) == 1 else ''} with every printed number"
+                + (f": {', '.join(fitting)}." if fitting else ".")
+            )
+        groups.append(group)
+    heads = [Cell(f"factor {row.name}", below=column.unit) for row in table.rows]
+    notes = [(_letters(i), note.text) for i, note in enumerate(table.notes)]
+    return TableView(table, heads, groups, notes, [], " ".join(verdicts))
+
+
+def list_view(table: Table, paper: Paper) -> TableView:
+    """Numbers as they stand in ``paper_numbers.csv``, a line for each method."""
+    groups = []
+    for read in table.reads:
+        lines: dict[tuple[str, str], dict[str, Cell]] = {}
+        for entry in paper.of(read):
+            cells = lines.setdefault((entry.method, entry.split), {})
+            cells[entry.metric] = Cell(entry.value, title=entry.notes)
+        group = Group(read.label, "", [])
+        for (method, split), cells in lines.items():
+            row = [cells.get(column.paper, Cell()) for column in table.columns]
+            group.lines.append(Line("paper", f"{method}, {split}", row))
+        groups.append(group)
+    heads = [Cell(c.title, below=c.unit, title=c.better or "") for c in table.columns]
+    notes = [(_letters(i), note.text) for i, note in enumerate(table.notes)]
+    return TableView(table, heads, groups, notes, [])
+
+
+def bounds_records(table: Table, paper: Paper, results: Results) -> list[Record]:
+    """``tables.csv`` lines of the upper bounds: one for each factor, method and version."""
+    column, records = table.columns[0], []
+    for entry, bounds in results.bounds or [({}, {})]:
+        for row in table.rows:
+            values = {
+                method: finite(lookup(of_method, (row.name,)))
+                for method, of_method in bounds.get("methods", {}).items()
+            }
+            for read in table.reads:
+                printed = paper.printed(read, row, column)
+                if printed is None:
+                    continue
+                for method, value in (values or {"": None}).items():
+                    mean = None if value is None else value * column.scale
+                    records.append(
+                        Record(
+                            table=table.id,
+                            row=f"{row.name} {method}".strip(),
+                            dataset=entry.get("dataset", printed.dataset),
+                            split=entry.get("split", printed.split),
+                            metric=column.key,
+                            paper_version=read.version,
+                            paper=printed.value,
+                            ours_mean=mean,
+                            ours_std=None,
+                            seeds="",
+                            n_seeds=0,
+                            difference=None if mean is None else mean - printed.number,
+                            status="not run" if mean is None else "done",
+                            config_hash="",
+                            run="",
+                            unit=column.unit,
+                        )
+                    )
+    return records

@@ -1,0 +1,845 @@
+"""The report against a results tree in the real formats: its numbers, holes and promises."""
+
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import statistics
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import fcn.report
+from fcn.errors import UserError
+from fcn.report.charts import Series, line_chart, thin, ticks
+from fcn.report.examples import choose, per_image_mean_iu
+from fcn.report.exports import latex, markdown
+from fcn.report.paper import Printed, parse_tables, read_paper
+from fcn.report.results import mean_and_std
+from fcn.report.tables import agrees, number, signed
+from fcn.rle import encode_prediction, write_predictions
+from fcn.spec import CONFIG, Row, Run, Suite, read_yaml
+
+CLASSES = ["background", "aeroplane", "bicycle", "bird"]
+SIZES = [(40, 60), (50, 30), (33, 47), (64, 64), (30, 80)]
+TABLES = read_yaml(CONFIG / "tables.yaml")
+CVPR = "CVPR2015 (arXiv 1411.4038v2 = proceedings)"
+
+
+# ---------------------------------------------------------------- a results tree
+
+
+def make_run(
+    id: str,
+    rows: tuple[tuple[str, str], ...] = (),
+    seeds: tuple[int, ...] = (0,),
+    weights: Any = None,
+    note: str | None = None,
+    split: str = "seg11valid",
+) -> Run:
+    config = {
+        "run": id,
+        "train": {"dataset": "sbd", "split": "train", "definition": "abc"},
+        "test": {"dataset": id.split("/")[0], "split": split, "definition": "def"},
+        "net": {"architecture": "vgg16", "skips": []},
+        "weights": weights or {"backbone": "vgg16-caffe"},
+        "input": {"order": "bgr", "mean": [104.0, 117.0, 123.0], "std": [1.0, 1.0, 1.0]},
+        "recipe": {"images": 2000, "batch": 20, "learning_rate": 1e-4, "momentum": 0.9},
+        "version": 1,
+    }
+    title = id.split("/")[1]
+    return Run(id, title, note, config, tuple(Row(*row) for row in rows), seeds, True)
+
+
+def make_suite(*runs: Run, notice: str | None = None, bounds: bool = True) -> Suite:
+    return Suite(
+        name="test",
+        path=Path("test.yaml"),
+        title="A test & its <suite>",
+        notice=notice,
+        gpu=False,
+        threads=1,
+        runs={run.id: run for run in runs},
+        bounds=[{"dataset": "voc2011", "split": "seg11valid"}] if bounds else [],
+        datasets={},
+        backbones={},
+        nets={},
+        archives={},
+        tables=TABLES,
+    )
+
+
+def provenance(
+    seed: int, day: int = 1, subset: bool = False, dirty: bool = False
+) -> dict[str, Any]:
+    return {
+        "code": {"version": "0.1.0", "commit": "f" * 40, "dirty": dirty},
+        "packages": {"torch": "2.15.0", "numpy": "2.4.6"},
+        "python": "3.11.9",
+        "platform": "Linux",
+        "device": {"type": "cuda", "name": "Some GPU", "count": 1, "driver": "555.1"},
+        "threads": 4,
+        "precision": "fp32",
+        "deterministic": False,
+        "seed": seed,
+        "started": f"2026-02-{day:02d}T10:00:00+00:00",
+        "wall_seconds": 3725.5,
+        "peak_memory_bytes": 3 * 2**30,
+        "archives": [{"name": "VOC.tar", "sha256": "0" * 64, "subset": subset}],
+        "command": "python -m fcn train",
+    }
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_result(
+    results: Path,
+    run: Run,
+    seed: int,
+    scores: tuple[float, float, float, float],
+    *,
+    config_hash: str | None = None,
+    subset: bool = False,
+    day: int = 1,
+    curve: int = 20,
+    timing: bool = True,
+    dirty: bool = False,
+) -> Path:
+    """metrics, train, timing and curves of one run and seed; returns its folder."""
+    folder = run.directory(results, seed)
+    origin = provenance(seed, day, subset, dirty)
+    common = {
+        "run": run.id,
+        "dataset": run.dataset,
+        "seed": seed,
+        "config": run.config,
+        "config_hash": config_hash or run.hash,
+        "provenance": origin,
+    }
+    keys = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+    per_class = dict(zip(CLASSES, [0.9, 0.5 + 0.01 * seed, 0.25, None], strict=True))
+    semantic = {
+        **dict(zip(keys, scores, strict=True)),
+        "per_class_iu": per_class,
+        "confusion": [[1] * 4] * 4,
+    }
+    write(
+        folder / "metrics.json",
+        {
+            **common,
+            "split": run.split,
+            "images": 736,
+            "subset": subset,
+            "tasks": {"semantic": semantic},
+            "seconds": 60.0,
+        },
+    )
+    write(
+        folder / "train.json",
+        {
+            **common,
+            "weights_sha256": "1" * 64,
+            "updates": 100,
+            "images": 2000,
+            "seconds": 1234.5,
+            "images_per_second": 1.6,
+            "loss": 0.4321,
+            "peak_memory_bytes": 2**30,
+        },
+    )
+    if timing:
+        protocol = {
+            "mean_ms": 12.5,
+            "median_ms": 12.25,
+            "std_ms": 0.5,
+            "min_ms": 12.0,
+            "max_ms": 14.0,
+            "trials": 20,
+            "warmup": 5,
+            "precision": "fp32",
+            "device": "Some GPU",
+            "includes_transfer": False,
+        }
+        write(
+            folder / "timing.json",
+            {**common, "net": "vgg16", "input": [500, 500], "protocols": {"paper": protocol}},
+        )
+    updates = np.arange(1, curve + 1)
+    lines = [f"{u},{20 * u},{3.5 * u},{1 / u + 0.3},0.0001" for u in updates]
+    header = "update,images,seconds,loss,learning_rate"
+    (folder / "loss.csv").write_text("\n".join([header, *lines]) + "\n")
+    header = "update,images,seconds,pixel_accuracy,mean_accuracy,mean_iu,frequency_weighted_iu"
+    lines = [f"{u},{20 * u},{3.5 * u},.8,.5,{0.5 - 0.3 / u},.7" for u in updates[::5]]
+    (folder / "validation.csv").write_text("\n".join([header, *lines]) + "\n")
+    return folder
+
+
+def write_dataset(data: Path, name: str = "voc2011") -> dict[str, np.ndarray]:
+    """A prepared data set of a few images; returns its label maps."""
+    folder = data / "prepared" / name
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    random = np.random.default_rng(0)
+    truths, rows = {}, ["id,height,width,image,semantic"]
+    for i, (height, width) in enumerate(SIZES):
+        id = f"2007_{i:06d}"
+        truth = np.zeros((height, width), np.uint8)
+        truth[5:20, 5:25] = 1 + i % 3
+        truth[22:25] = 255
+        truths[id] = truth
+        pixels = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/{id}.jpg")
+        Image.fromarray(truth).save(folder / f"labels/{id}.png")
+        rows.append(f"{id},{height},{width},images/{id}.jpg,labels/{id}.png")
+    (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    write(folder / "dataset.json", {"name": name, "classes": {"semantic": CLASSES}, "void": 255})
+    return truths
+
+
+def write_predictions_of(folder: Path, truths: dict[str, np.ndarray], shift: int) -> None:
+    """Predictions that are the truth rolled by ``shift`` times the image's number, and counts."""
+    counts: dict[str, list[Any]] = {"true_positive": [], "truth": [], "predicted": []}
+    entries, images = [], []
+    for i, (id, truth) in enumerate(truths.items()):
+        predicted = np.roll(np.where(truth == 255, 0, truth), shift * i, axis=1).astype(np.uint8)
+        known = truth != 255
+        for values in counts.values():
+            values.append([])
+        for c in range(len(CLASSES)):
+            t, p = (truth == c) & known, (predicted == c) & known
+            counts["true_positive"][-1].append((t & p).sum())
+            counts["truth"][-1].append(t.sum())
+            counts["predicted"][-1].append(p.sum())
+        entries += encode_prediction(id, predicted)
+        images.append({"id": id, "height": truth.shape[0], "width": truth.shape[1]})
+    arrays: dict[str, Any] = {
+        f"semantic_{key}": np.array(value, np.int64) for key, value in counts.items()
+    }
+    np.savez(folder / "per_image.npz", ids=np.array(list(truths)), **arrays)
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES)]
+    write_predictions(folder / "predictions.json.gz", entries, images, categories)
+
+
+def write_bounds(results: Path, methods: dict[str, dict[str, float]]) -> None:
+    write(
+        results / "voc2011" / "bounds.json",
+        {"dataset": "voc2011", "split": "seg11valid", "images": 736, "methods": methods},
+    )
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, the text, and the cells of the tables by data-table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: dict[str, list[list[str]]] = {}
+        self.classes: dict[str, list[str]] = {}
+        self._table: str | None = None
+        self._skip = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        if tag == "table":
+            self._table = values.get("data-table")
+        if self._table and tag == "tr":
+            self.rows.setdefault(self._table, []).append([])
+            self.classes.setdefault(self._table, []).append(values.get("class") or "")
+        if self._table and tag in ("td", "th"):
+            self.rows[self._table][-1].append("")
+        if tag in ("style", "sup"):
+            self._skip += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table":
+            self._table = None
+        if tag in ("style", "sup"):
+            self._skip -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self._skip:
+            return
+        self.text += data
+        if self._table and self.rows.get(self._table) and self.rows[self._table][-1]:
+            self.rows[self._table][-1][-1] += data
+
+    def lines(self, table: str, kind: str) -> list[list[str]]:
+        pairs = zip(self.rows.get(table, []), self.classes.get(table, []), strict=True)
+        return [[cell.strip() for cell in cells] for cells, name in pairs if name == kind]
+
+    def status(self, table: str, run: str) -> str:
+        """The whole line of a run, as text."""
+        found = [cells for cells in self.lines(table, "ours") if any(run in c for c in cells)]
+        assert len(found) == 1, f"{run} stands {len(found)} times in {table}"
+        return " | ".join(found[0])
+
+
+def render(
+    suite: Suite, root: Path, images: bool = True
+) -> tuple[Page, list[dict[str, str]], dict]:
+    summary = fcn.report.render(suite, root / "results", root / "data", root / "out", images)
+    page = Page((root / "out" / "tables.html").read_text())
+    records = list(csv.DictReader(io.StringIO((root / "out" / "tables.csv").read_text())))
+    return page, records, summary
+
+
+# ---------------------------------------------------------------- the paper's side
+
+
+def test_every_number_of_a_table_of_the_paper_is_read_by_exactly_one_cell():
+    paper, seen = read_paper(CONFIG), dict[tuple, str]()
+    tables = parse_tables(TABLES)
+    for table in tables:
+        for read in table.reads if table.kind != "list" else ():
+            for row in table.rows:
+                for column in table.columns:
+                    if printed := paper.printed(read, row, column):
+                        key = (read.version, read.table, row.method, column.paper, printed.dataset)
+                        assert key not in seen, f"{key} is in {seen[key]} and {table.id}"
+                        seen[key] = table.id
+    numbers = pd.read_csv(CONFIG / "paper_numbers.csv", dtype=str)
+    assert len(numbers) == 388 == sum(len(group) for group in paper.numbers.values())
+    in_tables = numbers[
+        numbers.table.str.match(r"Table \d( \(App\. B\))?$|Appendix A|Sec\. 6\.3")
+        & ~numbers.paper_version.str.startswith("repro")
+    ]
+    assert len(in_tables) > 250
+    for entry in in_tables.itertuples():
+        cell = (entry.paper_version, entry.table, entry.method, entry.metric, entry.dataset)
+        assert cell in seen, f"no cell of config/tables.yaml reads {cell}"
+
+
+def test_figure5_series_are_rows_of_the_table():
+    paper = read_paper(CONFIG)
+    table = next(table for table in parse_tables(TABLES) if table.kind == "figure5")
+    assert set(paper.figure5.series) == {row.name for row in table.rows}
+    assert len(paper.figure5) == 370
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"kind": "pie"}, "kind is 'pie'"),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows are named a"),
+        ({"notes": [{"text": "x", "rows": ["nobody"]}]}, "nobody"),
+        ({"columns": {"x": {"papper": "y"}}}, "papper"),
+        ({"columns": 3}, "mapping"),
+    ],
+)
+def test_a_broken_table_is_a_sentence(change: dict, expected: str):
+    with pytest.raises(UserError, match=re.escape(expected)):
+        parse_tables({"table2": {**TABLES["table2"], "notes": [], **change}})
+
+
+def test_an_ambiguous_cell_is_a_sentence(tmp_path: Path):
+    table = {**TABLES["context"], "rows": [{"name": "FCN-8s"}], "notes": []}
+    suite = make_suite()
+    with pytest.raises(UserError, match="name the dataset"):
+        fcn.report.render(
+            Suite(**{**suite.__dict__, "tables": {"context": table}}),
+            tmp_path,
+            tmp_path,
+            tmp_path / "out",
+        )
+
+
+# ---------------------------------------------------------------- small parts
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=0, max_size=8))
+def test_mean_and_sample_deviation_equal_statistics(values: list[float]):
+    mean, std = mean_and_std(values)
+    if not values:
+        assert mean is None and std is None
+        return
+    assert mean == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
+    if len(values) == 1:
+        assert std is None
+    else:
+        assert std == pytest.approx(statistics.stdev(values), rel=1e-6, abs=1e-5)
+
+
+@given(st.floats(-1e4, 1e4), st.integers(0, 3))
+def test_shown_numbers_read_back_within_half_a_digit(value: float, digits: int):
+    for text in (number(value, digits), signed(value, digits)):
+        back = float(text.replace("−", "-"))
+        assert abs(back - value) <= 0.5 * 10**-digits + 1e-9
+        assert back != 0 or not text.startswith(("−", "+"))
+
+
+def test_a_value_agrees_at_the_printed_precision():
+    printed = [Printed("", "", "", "", "", "", text, "", "", "") for text in ("57", "56.0", "0.99")]
+    assert agrees(56.954, printed[0]) and not agrees(56.4, printed[0])
+    assert agrees(55.96, printed[1]) and not agrees(55.94, printed[1])
+    assert agrees(0.99, printed[2])
+
+
+@given(st.text())
+def test_latex_is_ascii_and_escapes_every_special(text: str):
+    out = latex(text)
+    assert out.isascii() and "\n" not in out
+    bare = re.sub(r"\\[a-zA-Z]+\{\}|\\[{}&%$#_]|\$\\?[a-z]*-?\$", "", out)
+    assert not set(bare) & set("\\{}&%$#_~^")
+
+
+@given(st.text(alphabet="ab|*_`\\[]<>\n "))
+def test_markdown_cells_cannot_break_a_table(text: str):
+    out = markdown(text)
+    assert "\n" not in out
+    assert not re.search(r"(?<!\\)(\\\\)*[|*_`<>]", out)
+
+
+@given(st.integers(1, 2000), st.integers(1, 300))
+def test_thinning_keeps_the_mean_and_the_order(n: int, points: int):
+    x = np.arange(n, dtype=float)
+    tx, ty = thin(x, 2 * x, points)
+    assert len(tx) == min(n, points) and np.all(np.diff(tx) > 0)
+    np.testing.assert_allclose(ty, 2 * tx)
+    assert x[0] <= tx[0] and tx[-1] <= x[-1]
+    if n % points == 0:
+        assert tx.mean() == pytest.approx(x.mean())
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_even_and_inside(low: float, span: float):
+    values = ticks(low, low + span)
+    assert 2 <= len(values) <= 12
+    assert low - 1e-6 * span <= values[0] and values[-1] <= low + span * (1 + 1e-6)
+    assert np.allclose(np.diff(values), values[1] - values[0], rtol=1e-3)
+
+
+def test_a_chart_escapes_names_and_is_well_formed():
+    import xml.etree.ElementTree as ET
+
+    line = Series("<a & b>", np.array([0.0, 1.0]), np.array([1.0, 0.5]), 0)
+    dot = Series("one", np.array([0.5]), np.array([0.7]), 1)
+    root = ET.fromstring(line_chart([line, dot], "x < y", "loss"))
+    assert [title.text for title in root.iter("title")] == ["<a & b>", "one"]
+    assert len(list(root.iter("circle"))) == 1
+
+
+def test_per_image_mean_iu_against_a_plain_loop(tmp_path: Path):
+    random = np.random.default_rng(1)
+    truth = random.integers(0, 50, (6, 4))
+    predicted = random.integers(0, 50, (6, 4))
+    hit = np.minimum(truth, predicted)
+    truth[3] = predicted[3] = hit[3] = 0
+    truth[4, 2] = predicted[4, 2] = hit[4, 2] = 0
+    np.savez(
+        tmp_path / "p.npz",
+        ids=np.array(list("abcdef")),
+        semantic_true_positive=hit,
+        semantic_truth=truth,
+        semantic_predicted=predicted,
+    )
+    ids, scores = per_image_mean_iu(tmp_path / "p.npz")
+    assert ids == list("abcdef")
+    for i in range(6):
+        ius = [
+            hit[i, c] / (truth[i, c] + predicted[i, c] - hit[i, c])
+            for c in range(4)
+            if truth[i, c] + predicted[i, c] > 0
+        ]
+        assert math.isnan(scores[i]) if not ius else scores[i] == pytest.approx(np.mean(ius))
+
+
+@given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=30), st.randoms())
+def test_the_choice_of_images_is_the_nearest_and_ignores_order(scores: list[float], random: Any):
+    ids = [f"{i:03d}" for i in range(len(scores))]
+    chosen = choose(ids, np.array(scores))
+    known = {id: s for id, s in zip(ids, scores, strict=True) if not math.isnan(s)}
+    assert len(chosen) == min(3, len(known)) == len({id for _, id in chosen})
+    for i, (percentile, id) in enumerate(chosen):
+        goal = np.percentile(list(known.values()), percentile)
+        others = set(known) - {other for _, other in chosen[:i]}
+        assert abs(known[id] - goal) == min(abs(known[other] - goal) for other in others)
+    mixed = list(zip(ids, scores, strict=True))
+    random.shuffle(mixed)
+    assert chosen == choose([id for id, _ in mixed], np.array([s for _, s in mixed]))
+
+
+# ---------------------------------------------------------------- the whole report
+
+
+def test_numbers_in_csv_and_page_equal_an_independent_computation(tmp_path: Path):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),), seeds=(0, 1, 2))
+    scores = {
+        0: (0.8912, 0.7331, 0.594321, 0.8144),
+        1: (0.8899, 0.7313, 0.601234, 0.8101),
+        2: (0.9, 0.74, 0.5771, 0.82),
+    }
+    for seed, four in scores.items():
+        write_result(tmp_path / "results", run, seed, four, day=1 + seed)
+    page, records, summary = render(make_suite(run), tmp_path)
+    assert summary["scored"] == 1 and summary["problems"] == []
+    names = {
+        "pixel_accuracy": "pixel acc.",
+        "mean_accuracy": "mean acc.",
+        "mean_iu": "mean IU",
+        "frequency_weighted_iu": "f.w. IU",
+    }
+    paper = pd.read_csv(CONFIG / "paper_numbers.csv", dtype=str)
+    shown = next(line for line in page.lines("table2", "ours") if any(run.id in c for c in line))
+    minus = page.lines("table2", "difference")[0]
+    for i, (key, name) in enumerate(names.items()):
+        values = [100 * scores[seed][i] for seed in scores]
+        mean, std = statistics.fmean(values), statistics.stdev(values)
+        printed = paper[
+            (paper.paper_version == CVPR)
+            & (paper.table == "Table 2")
+            & (paper.method == "FCN-32s")
+            & (paper.metric == name)
+        ].value.item()
+        (record,) = [
+            r
+            for r in records
+            if r["table"] == "table2" and r["row"] == "FCN-32s" and r["metric"] == key
+        ]
+        assert float(record["ours_mean"]) == pytest.approx(mean, abs=1e-11)
+        assert float(record["ours_std"]) == pytest.approx(std, abs=1e-11)
+        assert float(record["difference"]) == pytest.approx(mean - float(printed), abs=1e-11)
+        assert record["paper"] == printed and record["paper_version"] == CVPR
+        assert (record["seeds"], record["n_seeds"], record["status"]) == ("0 1 2", "3", "done")
+        assert record["config_hash"] == run.hash and record["run"] == run.id
+        assert (record["dataset"], record["split"]) == ("voc2011", "seg11valid")
+        assert f"{mean:.1f} ± {std:.1f}" in shown
+        assert f"{mean - float(printed):+.1f}".replace("-", "−") in minus
+    assert "n = 3" in " ".join(shown) and "736 images" in " ".join(shown)
+    assert "2\u202f000 images seen" in " ".join(shown) and "21 min" in " ".join(shown)
+    assert "Some GPU" in " ".join(shown)
+    assert f"snakemake --cores all --use-conda --config suite=test -- {run.target(0)}" in page.text
+    assert "2026-02-03T10:00:00+00:00" in page.text
+
+
+def test_every_paper_number_of_table_2_stands_in_its_cell(tmp_path: Path):
+    page, _, _ = render(make_suite(), tmp_path)
+    paper = pd.read_csv(CONFIG / "paper_numbers.csv", dtype=str)
+    paper = paper[(paper.paper_version == CVPR) & (paper.table == "Table 2")]
+    metrics = ["pixel acc.", "mean acc.", "mean IU", "f.w. IU"]
+    lines = page.lines("table2", "paper")
+    assert [line[0] for line in lines] == list(dict.fromkeys(paper.method))
+    for line in lines:
+        expected = paper[paper.method == line[0]].set_index("metric").value[metrics].tolist()
+        assert line[1] == "CVPR 2015" and line[2:6] == expected
+
+
+def test_one_seed_has_no_spread_and_says_so(tmp_path: Path):
+    run = make_run("voc2011/fcn16s", (("table2", "FCN-16s"),))
+    write_result(tmp_path / "results", run, 0, (0.9, 0.75, 0.62, 0.83))
+    page, records, _ = render(make_suite(run), tmp_path)
+    line = page.status("table2", run.id)
+    assert "n = 1" in line and "62.0" in line and "±" not in line
+    assert {r["ours_std"] for r in records if r["run"] == run.id} == {""}
+
+
+def test_holes_have_their_reason(tmp_path: Path):
+    results = tmp_path / "results"
+    runs = {
+        "missing": make_run("voc2011/missing", (("table2", "FCN-32s"),)),
+        "failed": make_run("voc2011/failed", (("table2", "FCN-16s"),)),
+        "broken": make_run("voc2011/broken", (("table2", "FCN-8s"),)),
+        "partial": make_run("voc2011/partial", (("table2", "FCN-32s-fixed"),), seeds=(0, 1, 2)),
+        "stale": make_run("voc2011/stale", (("pami_table3", "FCN-32s"),)),
+        "shape": make_run("voc2011/shape", (("pami_table3", "FCN-16s"),)),
+        "trained": make_run("voc2011/trained", (("pami_table3", "FCN-pool3"),)),
+        "mixed": make_run("voc2011/mixed", (("pami_table3", "FCN-pool4"),), seeds=(0, 1)),
+    }
+    log = tmp_path / "logs" / "train" / "voc2011" / "failed" / "seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("out of memory")
+    broken = write_result(results, runs["broken"], 0, (0.9, 0.7, 0.6, 0.8))
+    (broken / "metrics.json").write_text('{"tasks": ')
+    write_result(results, runs["partial"], 0, (0.8, 0.6, 0.45, 0.7))
+    write_result(results, runs["stale"], 0, (0.9, 0.7, 0.61, 0.8), config_hash="0123456789ab")
+    shape = write_result(results, runs["shape"], 0, (0.9, 0.7, 0.6, 0.8))
+    write(shape / "metrics.json", {"tasks": [], "config_hash": "x", "images": 3})
+    trained = write_result(results, runs["trained"], 0, (0.9, 0.7, 0.6, 0.8))
+    (trained / "metrics.json").unlink()
+    write_result(results, runs["mixed"], 0, (0.9, 0.7, 0.2, 0.8), config_hash="0123456789ab")
+    write_result(results, runs["mixed"], 1, (0.9, 0.7, 0.25, 0.8))
+    page, records, summary = render(make_suite(*runs.values()), tmp_path)
+
+    assert "not run" in page.status("table2", "voc2011/missing")
+    assert "failed: see log logs/train/voc2011/failed/seed0.log" in page.status(
+        "table2", "voc2011/failed"
+    )
+    line = page.status("table2", "voc2011/broken")
+    assert "results/voc2011/broken/seed0/metrics.json: not valid JSON" in line
+    assert str(tmp_path) not in page.text
+    assert "seeds 1, 2 missing" in page.status("table2", "voc2011/partial")
+    line = page.status("pami_table3", "voc2011/stale")
+    assert "from an earlier configuration" in line and "61.0" in line and "stale" in line
+    assert "tasks is missing or not a dict" in page.status("pami_table3", "voc2011/shape")
+    assert "trained, not evaluated" in page.status("pami_table3", "voc2011/trained")
+    line = page.status("pami_table3", "voc2011/mixed")
+    assert "25.0" in line and "seed 0 missing" in line, "a stale seed must not enter the mean"
+    assert summary["stale"] == 1 and len(summary["problems"]) == 2
+    by_run = {r["run"]: r for r in records if r["metric"] == "mean_iu"}
+    assert by_run["voc2011/stale"]["config_hash"] == "0123456789ab"
+    assert by_run["voc2011/missing"]["status"] == "not run"
+    assert by_run["voc2011/missing"]["ours_mean"] == ""
+    assert by_run["voc2011/mixed"]["seeds"] == "1"
+
+
+@pytest.mark.parametrize("name", ["loss.csv", "validation.csv", "train.json", "timing.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[1, 2]", b"update,images\n1"])
+def test_any_broken_file_leaves_the_report_standing(tmp_path: Path, name: str, content: bytes):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),))
+    folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.5933, 0.8))
+    (folder / name).write_bytes(content)
+    page, _, summary = render(make_suite(run), tmp_path)
+    assert "59.3" in page.status("table2", run.id)
+    assert len(summary["problems"]) == 1
+    assert f"results/voc2011/fcn32s/seed0/{name}" in summary["problems"][0]
+    assert summary["problems"][0].split(":")[0] in page.text
+
+
+@pytest.mark.parametrize("name", ["per_image.npz", "predictions.json.gz", "index.csv", "image"])
+def test_broken_predictions_are_named(tmp_path: Path, name: str):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),))
+    folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.5933, 0.8))
+    write_predictions_of(folder, write_dataset(tmp_path / "data"), 2)
+    prepared = tmp_path / "data" / "prepared" / "voc2011"
+    if name == "index.csv":
+        (prepared / name).unlink()
+    elif name == "image":
+        for path in (prepared / "images").iterdir():
+            path.write_bytes(b"no JPEG")
+    else:
+        (folder / name).write_bytes(gzip.compress(b"{")[:-4])
+    page, _, summary = render(make_suite(run), tmp_path)
+    assert len(summary["problems"]) == 1
+    assert ("images" if name in ("index.csv", "image") else name) in summary["problems"][0]
+    assert str(tmp_path) not in page.text
+
+
+def test_subset_notice_and_dirty_are_on_the_face(tmp_path: Path):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),), note="a choice of ours")
+    write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8), subset=True, dirty=True)
+    page, _, _ = render(make_suite(run, notice="Not the paper's numbers."), tmp_path)
+    assert "Not the paper's numbers." in page.text
+    assert "1 of 1 runs were made from a subset" in page.text and "VOC.tar" in page.text
+    assert "uncommitted changes" in page.text
+    assert "subset" in page.status("table2", run.id)
+    assert "a choice of ours" in page.status("table2", run.id)
+    plain, _, _ = render(make_suite(run), tmp_path / "other")
+    assert "from a subset of an archive" not in plain.text
+
+
+def test_several_runs_of_a_row_extra_rows_and_other_runs(tmp_path: Path):
+    runs = [
+        make_run("voc2011/fcn32s", (("table2", "FCN-32s"), ("pami_table3", "FCN-32s"))),
+        make_run("voc2012/fcn32s", (("table2", "FCN-32s"),)),
+        make_run("voc2011/max", (("table2", "FCN-16s with maxima"),)),
+        make_run("camvid/own"),
+    ]
+    for run in runs:
+        write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+    page, records, _ = render(make_suite(*runs), tmp_path)
+    for run in runs[:3]:
+        assert "60.0" in page.status("table2", run.id)
+    assert "60.0" in page.status("pami_table3", "voc2011/fcn32s")
+    assert "FCN-16s with maxima not in the paper" in " ".join(page.status("table2", "max").split())
+    assert "60.0" in page.status("other", "camvid/own")
+    pair = [
+        r["dataset"]
+        for r in records
+        if r["table"] == "table2" and r["row"] == "FCN-32s" and r["metric"] == "mean_iu"
+    ]
+    assert pair == ["voc2011", "voc2012"]
+    assert "no run in this suite" in " ".join(map(" ".join, page.lines("table4", "ours")))
+
+
+def test_table_1_columns_that_need_no_training(tmp_path: Path):
+    nets = {
+        "voc-fcn-alexnet": {
+            "parameters": 56954261,
+            "conv_layers": 8,
+            "receptive_field": 355,
+            "receptive_field_note": None,
+            "max_stride": 32,
+        },
+        "voc-fcn-googlenet": {
+            "parameters": 5995077,
+            "conv_layers": 22,
+            "receptive_field": 715,
+            "receptive_field_note": "907 with the average pool",
+            "max_stride": 32,
+        },
+    }
+    write(tmp_path / "results" / "architecture.json", {"nets": nets})
+    run = make_run("voc2011/alexnet", (("table1", "FCN-AlexNet"),))
+    write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.398, 0.8))
+    page, records, _ = render(make_suite(run), tmp_path)
+    alexnet, vgg, googlenet = page.lines("table1", "computed")
+    assert alexnet[3:7] == ["8", "57.0", "355", "32"] and "agrees" in alexnet[-1]
+    assert "no net voc-fcn32s" in vgg[-1]
+    assert "differs from the paper: receptive field" in googlenet[-1]
+    assert "907 with the average pool" in googlenet[-1]
+    found = {
+        (r["row"], r["metric"], r["paper_version"]): r for r in records if r["table"] == "table1"
+    }
+    record = found["FCN-GoogLeNet", "receptive_field", CVPR]
+    assert float(record["difference"]) == 715 - 907
+    record = found["FCN-AlexNet", "forward_ms", "PAMI 2016/2017"]
+    assert (record["paper"], record["ours_mean"], record["difference"]) == ("16", "12.5", "")
+    line = page.status("table1", run.id)
+    assert "12.5Some GPU" in line
+    times = [line for line in page.lines("table1", "paper") if "Tesla K40c" in " ".join(line)]
+    assert len(times) == 3
+
+
+def test_bounds_say_which_method_fits_all_six(tmp_path: Path):
+    paper = {"128": 0.50949, "64": 0.7331, "32": 0.861, "16": 0.928, "8": 0.9641, "4": 0.98455}
+    off = {**paper, "64": 0.7336}
+    write_bounds(
+        tmp_path / "results", {"nearest": off, "centre": paper, "void-out": {"128": 0.509}}
+    )
+    page, records, _ = render(make_suite(), tmp_path)
+    lines = {line[0 if len(line) == 10 else 1]: line for line in page.lines("bounds", "ours")}
+    assert "agrees with every number" in " ".join(lines["centre"])
+    assert "off by up to 0.1" in " ".join(page.lines("bounds", "ours")[0])
+    assert "1 of 3 methods agrees with every printed number: centre." in page.text
+    record = next(r for r in records if r["row"] == "64 nearest" and "PAMI" in r["paper_version"])
+    assert float(record["difference"]) == pytest.approx(73.36 - 73.3)
+    assert len([r for r in records if r["table"] == "bounds"]) == 36
+
+
+def test_examples_show_truth_and_runs_or_say_why_not(tmp_path: Path):
+    runs = [
+        make_run("voc2011/fcn32s", (("table2", "FCN-32s"),)),
+        make_run("voc2011/fcn8s", (("table2", "FCN-8s"),)),
+    ]
+    truths = write_dataset(tmp_path / "data")
+    for run, shift in zip(runs, (3, 2), strict=True):
+        folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+        write_predictions_of(folder, truths, shift)
+    page, _, summary = render(make_suite(*runs), tmp_path)
+    assert summary["problems"] == []
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 3 * (1 + 1 + 2)
+    assert all((attrs["src"] or "").startswith("data:image/") for attrs in images)
+    ids, scores = per_image_mean_iu(runs[1].directory(tmp_path / "results", 0) / "per_image.npz")
+    best = dict(zip(ids, scores, strict=True))
+    for _, id in choose(ids, scores):
+        assert f"fcn8s, seed 0: {100 * best[id]:.1f}" in page.text
+    without, _, _ = render(make_suite(*runs), tmp_path, images=False)
+    assert not [tag for tag, _ in without.tags if tag == "img"]
+    assert "images of the data sets are not redistributed" in without.text
+
+
+def test_the_page_asks_for_nothing_and_its_links_arrive(tmp_path: Path):
+    runs = [
+        make_run("voc2011/fcn32s", (("table2", "FCN-32s"), ("figure5", "full images"))),
+        make_run("voc2011/fcn_8s.x", (("table1", "FCN-VGG16"),), note='<script src="//x">'),
+    ]
+    truths = write_dataset(tmp_path / "data")
+    for run in runs:
+        write_predictions_of(
+            write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8)), truths, 1
+        )
+    page, _, _ = render(make_suite(*runs), tmp_path)
+    text = (tmp_path / "out" / "tables.html").read_text()
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for tag, attrs in page.tags:
+        for name in ("src", "href", "srcset", "action", "poster", "data", "xlink:href"):
+            value = attrs.get(name)
+            if value is None:
+                continue
+            assert value.startswith(("data:image/", "#")), f"<{tag} {name}={value[:60]!r}>"
+            if value.startswith("#"):
+                assert value[1:] in ids, f"nothing has the id {value[1:]}"
+    assert not re.search(r"url\(|@import|https?://", text)
+    anchors = [attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs.get("title")]
+    assert "#run-voc2011-fcn32s" in anchors, "a number must link to its provenance"
+    assert "&lt;script" in text
+
+
+def test_figure_5_has_three_panels_and_says_what_the_paper_curves_are(tmp_path: Path):
+    rows = ("full images", "50% sampling", "25% sampling")
+    runs = [make_run(f"voc2011/p{i}", (("figure5", row),)) for i, row in enumerate(rows)]
+    for run in runs[:2]:
+        write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8), curve=300)
+    page, _, _ = render(make_suite(*runs), tmp_path)
+    section = (tmp_path / "out" / "tables.html").read_text().split('<section id="figure5">')[1]
+    section = section.split("</section>")[0]
+    panels = section.split("<svg ")[1:]
+    assert [len(re.findall(r'class="line paper', p)) for p in panels] == [3, 3, 0]
+    assert [len(re.findall(r'class="line ours', p)) for p in panels] == [2, 2, 2]
+    assert "not run" in page.status("figure5", "voc2011/p2")
+    assert "0.432" in page.status("figure5", "voc2011/p0")
+    render(make_suite(*runs, notice="demo"), tmp_path)
+    section = (tmp_path / "out" / "tables.html").read_text().split('<section id="figure5">')[1]
+    assert "line backdrop" in section and "line paper" not in section
+    assert "on other data than ours" in section
+
+
+def test_per_class_table_is_the_mean_over_seeds(tmp_path: Path):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),), seeds=(0, 1))
+    for seed in run.seeds:
+        write_result(tmp_path / "results", run, seed, (0.9, 0.7, 0.6, 0.8))
+    render(make_suite(run), tmp_path)
+    section = (tmp_path / "out" / "tables.html").read_text().split('<section id="classes">')[1]
+    section = section.split("</section>")[0]
+    rows = dict(re.findall(r'<th scope="row">(.*?)</th><td[^>]*>(.*?)</td>', section))
+    assert rows == {"background": "90.0", "aeroplane": "50.5", "bicycle": "25.0", "bird": "–"}
+
+
+def test_same_input_same_bytes(tmp_path: Path):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"), ("figure5", "full images")))
+    folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+    write_predictions_of(folder, write_dataset(tmp_path / "data"), 1)
+    names = ("tables.html", "tables.csv", "tables.md", "tables.tex")
+    render(make_suite(run), tmp_path)
+    first = {name: (tmp_path / "out" / name).read_bytes() for name in names}
+    render(make_suite(run), tmp_path)
+    assert first == {name: (tmp_path / "out" / name).read_bytes() for name in names}
+
+
+def test_exports_hold_the_same_cells(tmp_path: Path):
+    run = make_run("voc2011/fcn_32s", (("table2", "FCN-32s"),), seeds=(0, 1))
+    for seed in run.seeds:
+        write_result(tmp_path / "results", run, seed, (0.9, 0.7, 0.6 + 0.02 * seed, 0.8))
+    render(make_suite(run), tmp_path)
+    md, tex = ((tmp_path / "out" / f"tables.{kind}").read_text() for kind in ("md", "tex"))
+    assert "61.0 ± 1.4" in md and r"61.0 $\pm$ 1.4" in tex
+    assert r"voc2011/fcn\_32s" in md and r"voc2011/fcn\_32s" in tex
+    assert tex.isascii() and r"A test \& its \textless{}suite\textgreater{}" in tex
+    tables = [line for line in md.splitlines() if line.startswith("|")]
+    blocks = md.split("\n\n")
+    for block in blocks:
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) <= 1
+    assert len(tables) > 100
+    for body in re.findall(r"\\begin\{longtable\}\{([^\n]*)\}\n(.*?)\\end\{longtable\}", tex, re.S):
+        columns = len(re.findall(r"p\{\d+mm\}|r", re.sub(r"\\[a-z]+", "", body[0])))
+        for line in body[1].splitlines():
+            if line.endswith(r" \\"):
+                assert len(re.findall(r"(?<!\\)&", line)) == columns - 1
+    assert tex.count("{") == tex.count("}")
+
+
+def test_the_report_needs_no_torch():
+    import subprocess
+
+    code = "import fcn.report, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CONFIG.parent).returncode == 0
