@@ -1,7 +1,6 @@
 """Archives: brought once from their servers or a mirror, verified, unpacked once."""
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -14,12 +13,12 @@ from urllib.parse import quote
 
 import requests
 
+from fcn.data import verify
 from fcn.data.download import TIMEOUT_S, DownloadError, discard, download, part_files
 from fcn.data.unpack import unpack
 from fcn.errors import UserError
 from fcn.files import atomic_dir, atomic_file, read_json, write_json
 
-DIGESTS = ("sha256", "sha384", "sha1", "md5")
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 SUMS = "SHA256SUMS"
 
@@ -110,17 +109,17 @@ def _download(
 ) -> tuple[dict[str, Any], str]:
     """Download into the .part file and verify it; a wrong resumed one is tried once anew."""
     part, _ = part_files(path)
-    mixed = any(definition.get(kind) for kind in DIGESTS)
+    mixed = any(definition.get(kind) for kind in verify.DIGESTS)
     for _ in range(2):
         resumed = download(url, path, sizes, mixed)
-        facts = _facts(part, definition)
-        verified_by = _verified_by(facts, definition)
+        facts = verify.measure(part, definition)
+        verified_by = verify.verified_by(facts, definition)
         if verified_by:
             return facts, verified_by
         discard(path)
         if not resumed:
             break
-    raise DownloadError(_difference("its file", facts, definition))
+    raise DownloadError(verify.difference("its file", facts, definition))
 
 
 def _from_mirror(
@@ -161,13 +160,13 @@ def _check_mirrored(
     is_subset: bool,
 ) -> tuple[dict[str, Any], bool, str]:
     """The facts of a mirror's file, whether it is a subset, and what it was verified by."""
-    facts = _facts(file, definition)
-    verified_by = _verified_by(facts, definition)
+    facts = verify.measure(file, definition)
+    verified_by = verify.verified_by(facts, definition)
     if verified_by and not (is_subset and verified_by == "nothing"):
         return facts, False, verified_by
     if not is_subset:
         raise UserError(
-            f"{source}: {_difference('the file of the mirror', facts, definition)}; "
+            f"{source}: {verify.difference('the file of the mirror', facts, definition)}; "
             "a mirror of subsets must be declared with `mirror_is_subset=true`."
         )
     listed = _mirror_sums(mirror).get(name)
@@ -217,56 +216,16 @@ def _present(
                 f"{path}: a subset of the official archive, from {sidecar['url']}. Declare "
                 "`mirror_is_subset=true` to go on with it, or delete it to fetch the whole."
             )
-        whole = sidecar["subset"] or _verified_by(sidecar, definition)
+        whole = sidecar["subset"] or verify.verified_by(sidecar, definition)
         if whole and sidecar["size"] == path.stat().st_size:
             return dict(sidecar)
-    facts = _facts(path, definition)
-    verified_by = _verified_by(facts, definition)
+    facts = verify.measure(path, definition)
+    verified_by = verify.verified_by(facts, definition)
     if not verified_by:
         raise UserError(
-            f"{path}: {_difference('the file here', facts, definition)}; delete it and run again."
+            f"{path}: {verify.difference('the file here', facts, definition)}; delete it and run again."
         )
     return _record(path, "placed by hand", facts, False, verified_by)
-
-
-def _facts(path: Path, definition: dict[str, Any]) -> dict[str, Any]:
-    """Size, sha256, md5 and whatever other digest the definition knows, in one reading."""
-    kinds = [definition, *(definition.get("accept") or [])]
-    wanted = [name for name in DIGESTS if any(kind.get(name) for kind in kinds)]
-    digests = {name: hashlib.new(name) for name in dict.fromkeys(["sha256", "md5", *wanted])}
-    with path.open("rb") as handle:
-        while chunk := handle.read(1 << 20):
-            for digest in digests.values():
-                digest.update(chunk)
-    facts = {name: digest.hexdigest() for name, digest in digests.items()}
-    return {"size": path.stat().st_size, **facts}
-
-
-def _verified_by(facts: dict[str, Any], definition: dict[str, Any]) -> str:
-    """What shows that the file is right, e.g. "sha256, size"; "nothing" if nothing is known of it.
-
-    Empty if it is wrong. Digests of the definition that ``facts`` lack are passed over.
-    """
-    for kind in [definition, *(definition.get("accept") or [])]:
-        known = [name for name in DIGESTS if kind.get(name) and name in facts]
-        right = all(facts[name].startswith(kind[name].lower()) for name in known)
-        if not right or kind.get("size") not in (None, facts["size"]):
-            continue
-        shown = [
-            name if len(kind[name]) == len(facts[name]) else f"{name} (first {len(kind[name])})"
-            for name in known
-        ]
-        shown += ["size"] if kind.get("size") else []
-        why = f" ({kind['why']})" if "why" in kind else ""
-        return (", ".join(shown) or "nothing") + why
-    return ""
-
-
-def _difference(what: str, facts: dict[str, Any], definition: dict[str, Any]) -> str:
-    known = [name for name in ("size", *DIGESTS) if definition.get(name)]
-    here = ", ".join(f"{name} {facts[name]}" for name in known)
-    right = ", ".join(f"{name} {definition[name]}" for name in known)
-    return f"{what} has {here}, the official one {right}"
 
 
 def _keep(
