@@ -222,9 +222,8 @@ def _present(
     facts = verify.measure(path, definition)
     verified_by = verify.verified_by(facts, definition)
     if not verified_by:
-        raise UserError(
-            f"{path}: {verify.difference('the file here', facts, definition)}; delete it and run again."
-        )
+        difference = verify.difference("the file here", facts, definition)
+        raise UserError(f"{path}: {difference}; delete it and run again.")
     return _record(path, "placed by hand", facts, False, verified_by)
 
 

@@ -28,6 +28,8 @@ def verified_by(facts: dict[str, Any], definition: dict[str, Any]) -> str:
     for kind in [definition, *(definition.get("accept") or [])]:
         known = [name for name in DIGESTS if kind.get(name) and name in facts]
         right = all(facts[name].startswith(kind[name].lower()) for name in known)
+        if kind is not definition and not known:
+            continue
         if not right or kind.get("size") not in (None, facts["size"]):
             continue
         shown = [
