@@ -118,7 +118,7 @@ def load_torchvision(path: Path, architecture: str) -> dict[str, Tensor]:
             (the classifier of torchvision's ``IMAGENET1K_FEATURES`` weights is NaN).
     """
     try:
-        layers, side = _ARCHITECTURES[ALIASES.get(architecture, architecture)]
+        layers, side = _ARCHITECTURES[_ALIASES.get(architecture, architecture)]
     except KeyError:
         known = ", ".join(_ARCHITECTURES)
         raise UserError(
