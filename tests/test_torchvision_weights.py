@@ -9,6 +9,8 @@ import torchvision
 from torch import Tensor, nn
 
 from fcn.errors import UserError
+from fcn.nets.trunks import build_trunk
+from fcn.spec import NET_DEFAULTS
 from fcn.weights.torchvision import load_torchvision
 
 
@@ -151,6 +153,20 @@ def test_googlenet_with_folded_batch_normalisation(tmp_path, googlenet):
     state = googlenet.state_dict()
     assert not torch.allclose(tensors["conv1/7x7_s2.weight"], state["conv1.conv.weight"], rtol=0.1)
     assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
+
+
+@torch.inference_mode()
+def test_our_googlenet_trunk_computes_torchvisions_features(tmp_path, googlenet):
+    net = {**NET_DEFAULTS, "architecture": "googlenet-torchvision", "padding": "tight"}
+    trunk = build_trunk(net, channels=3).eval()
+    tensors = converted(tmp_path, googlenet, "googlenet-torchvision")
+    for key, target in trunk.layers.state_dict().items():
+        target.copy_(tensors[".".join(key.split(".")[-2:])])
+    image, features = torch.randn(1, 3, 97, 83), []
+    handle = googlenet.inception5b.register_forward_hook(lambda *call: features.append(call[2]))
+    googlenet(image)
+    handle.remove()
+    assert_close(trunk(image, frozenset(["inception_5b"]))["inception_5b"], features[0])
 
 
 def test_a_googlenet_without_auxiliary_heads(tmp_path, googlenet):
