@@ -6,7 +6,9 @@ import io
 import json
 import math
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,11 +30,16 @@ from fcn.report.paper import Printed, parse_tables, read_paper
 from fcn.report.results import mean_and_std
 from fcn.report.tables import agrees, number, signed
 from fcn.rle import encode_prediction, write_predictions
-from fcn.spec import CONFIG, Row, Run, Suite, read_yaml
+from fcn.spec import CONFIG, Row, Run, Suite, load_suite, read_yaml
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird"]
 SIZES = [(40, 60), (50, 30), (33, 47), (64, 64), (30, 80)]
 TABLES = read_yaml(CONFIG / "tables.yaml")
+LATEX_COMMANDS = (
+    "documentclass usepackage setlength tabcolsep begin end section subsection noindent par footnotesize "
+    "textbf textsuperscript textless textgreater textquotedbl toprule midrule bottomrule endhead "
+    "addlinespace raggedright arraybackslash pm times ge"
+)
 CVPR = "CVPR2015 (arXiv 1411.4038v2 = proceedings)"
 
 
@@ -521,8 +528,8 @@ def test_numbers_in_csv_and_page_equal_an_independent_computation(tmp_path: Path
         assert (record["dataset"], record["split"]) == ("voc2011", "seg11valid")
         assert f"{mean:.1f} ± {std:.1f}" in shown
         assert f"{mean - float(printed):+.1f}".replace("-", "−") in minus
-    assert "n = 3" in " ".join(shown) and "736 images" in " ".join(shown)
-    assert "2\u202f000 images seen" in " ".join(shown) and "21 min" in " ".join(shown)
+    assert "n = 3" in " ".join(shown) and "736\u00a0images" in " ".join(shown)
+    assert "2\u202f000\u00a0images seen" in " ".join(shown) and "21\u00a0min" in " ".join(shown)
     assert "Some GPU" in " ".join(shown)
     assert f"snakemake --cores all --use-conda --config suite=test -- {run.target(0)}" in page.text
     assert "2026-02-03T10:00:00+00:00" in page.text
@@ -609,6 +616,28 @@ def test_any_broken_file_leaves_the_report_standing(tmp_path: Path, name: str, c
     assert len(summary["problems"]) == 1
     assert f"results/voc2011/fcn32s/seed0/{name}" in summary["problems"][0]
     assert summary["problems"][0].split(":")[0] in page.text
+
+
+def test_files_of_different_configurations_are_named(tmp_path: Path):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),))
+    folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.5933, 0.8))
+    train = json.loads((folder / "train.json").read_text())
+    write(folder / "train.json", {**train, "config_hash": "0123456789ab"})
+    page, _, summary = render(make_suite(run), tmp_path)
+    assert len(summary["problems"]) == 1
+    assert "train.json: made under another configuration" in page.text
+
+
+@pytest.mark.parametrize("suite", sorted((CONFIG / "suites").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_suite_renders_before_anything_has_run(suite: Path, tmp_path: Path):
+    loaded = load_suite(suite.stem)
+    page, records, summary = render(loaded, tmp_path)
+    assert summary["scored"] == 0 and summary["problems"] == []
+    assert loaded.title in page.text
+    for run in loaded.runs.values():
+        for row in run.rows:
+            assert "not run" in page.status(row.table, run.id)
+    assert {r["run"] for r in records if r["run"]} == set(loaded.runs)
 
 
 @pytest.mark.parametrize("name", ["per_image.npz", "predictions.json.gz", "index.csv", "image"])
@@ -713,9 +742,11 @@ def test_bounds_say_which_method_fits_all_six(tmp_path: Path):
         tmp_path / "results", {"nearest": off, "centre": paper, "void-out": {"128": 0.509}}
     )
     page, records, _ = render(make_suite(), tmp_path)
-    lines = {line[0 if len(line) == 10 else 1]: line for line in page.lines("bounds", "ours")}
-    assert "agrees with every number" in " ".join(lines["centre"])
-    assert "off by up to 0.1" in " ".join(page.lines("bounds", "ours")[0])
+    first, centre, third = page.lines("bounds", "ours")
+    assert first[0] == "voc2011 seg11valid, 736 images"
+    assert "off by up to 0.1" in first[-1] and "agrees with every number" in centre[-1]
+    assert centre[:7] == ["centre", "50.9", "73.3", "86.1", "92.8", "96.4", "98.5"]
+    assert third[:3] == ["void-out", "50.9", "–"] and "agrees" not in third[-1]
     assert "1 of 3 methods agrees with every printed number: centre." in page.text
     record = next(r for r in records if r["row"] == "64 nearest" and "PAMI" in r["paper_version"])
     assert float(record["difference"]) == pytest.approx(73.36 - 73.3)
@@ -836,10 +867,14 @@ def test_exports_hold_the_same_cells(tmp_path: Path):
             if line.endswith(r" \\"):
                 assert len(re.findall(r"(?<!\\)&", line)) == columns - 1
     assert tex.count("{") == tex.count("}")
+    commands = set(re.findall(r"\\[a-zA-Z]+", tex))
+    assert commands <= {f"\\{name}" for name in LATEX_COMMANDS.split()}
+    if shutil.which("pdflatex"):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+        done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-500:]
 
 
 def test_the_report_needs_no_torch():
-    import subprocess
-
     code = "import fcn.report, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CONFIG.parent).returncode == 0

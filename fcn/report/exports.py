@@ -105,7 +105,9 @@ def to_markdown(title: str, notice: list[str], tables: list[TableView]) -> str:
                 cells = [group.name if i == 0 else "", _label(line)]
                 cells += [_text(cell) for cell in line.cells] + [_status(line)]
                 out.append("| " + " | ".join(markdown(cell) for cell in cells) + " |")
-        out += [""] + [f"- ({mark}) {markdown(text)}" for mark, text in view.notes]
+        out += [""] + [
+            f"- {f'({mark}) ' if mark else ''}{markdown(text)}" for mark, text in view.notes
+        ]
         out.append("")
     return "\n".join(out).rstrip() + "\n"
 
@@ -130,13 +132,14 @@ def to_latex(title: str, notice: list[str], tables: list[TableView]) -> str:
         if not view.groups:
             continue
         wide = r">{\raggedright\arraybackslash}p"
-        columns = f"{wide}{{40mm}}{wide}{{48mm}}" + "r" * len(view.heads) + f"{wide}{{50mm}}"
+        status = min(60, max(28, 190 - 27 * len(view.heads)))  # mm that the numbers leave
+        columns = f"{wide}{{32mm}}{wide}{{38mm}}" + "r" * len(view.heads) + f"{wide}{{{status}mm}}"
         heads = ["", "", *(_head(cell) for cell in view.heads), "status"]
         out += [
             "",
             rf"\subsection*{{{latex(view.table.title)}}}",
             rf"\noindent {latex(view.table.source)}.\par",
-            r"{\small",
+            r"{\footnotesize",
             rf"\begin{{longtable}}{{{columns}}}",
             r"\toprule",
             " & ".join(latex(head) for head in heads) + r" \\",
@@ -151,8 +154,8 @@ def to_latex(title: str, notice: list[str], tables: list[TableView]) -> str:
                 cells += [_text(cell) for cell in line.cells] + [_status(line)]
                 out.append(" & ".join(latex(cell) for cell in cells) + r" \\")
         out += [r"\bottomrule", r"\end{longtable}}"]
-        out += [
-            rf"\noindent\textsuperscript{{{mark}}} {latex(text)}\par" for mark, text in view.notes
-        ]
+        for mark, text in view.notes:
+            superscript = rf"\textsuperscript{{{mark}}} " if mark else ""
+            out.append(rf"\noindent {superscript}{latex(text)}\par")
     out += [r"\end{document}", ""]
     return "\n".join(out)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import yaml
 from markupsafe import Markup
@@ -50,7 +51,9 @@ def _duration(seconds: Any) -> str:
     known = finite(seconds)
     if known is None:
         return DASH
-    return f"{known:.0f} s" if known < 60 else f"{_number(known / 60, 1 if known < 600 else 0)} min"
+    if known < 60:
+        return f"{known:.0f}\u00a0s"
+    return f"{_number(known / 60, 1 if known < 600 else 0)}\u00a0min"
 
 
 @dataclass
@@ -121,7 +124,7 @@ def figure5(table: Table, paper: Paper, results: Results, curves: Curves, foreig
     names = [row.name for row in table.rows] + [
         name for name in rows if name not in {row.name for row in table.rows}
     ]
-    panels, legend = [], []
+    legend = []
     paper_style = "backdrop" if foreign else "paper"
     own: dict[str, list[Series]] = {"update": [], "images": [], "seconds": []}
     for colour, name in enumerate(names):
@@ -138,6 +141,12 @@ def figure5(table: Table, paper: Paper, results: Results, curves: Curves, foreig
                     )
                     label = f"ours: {result.run.id}, seed {seed.seed}"
                     series.append(Series(label, x, y, colour % COLOURS, style))
+    heights = [paper.figure5.loss.to_numpy(float)]
+    heights += [series.y for lines in own.values() for series in lines if len(series.y)]
+    low = min(float(y.min()) for y in heights)
+    high = max([float(heights[0].max()), *(float(np.percentile(y, 95)) for y in heights[1:])])
+    y_range = (low - 0.05 * (high - low), high + 0.05 * (high - low))
+    panels = []
     for key, panel, label in (
         ("update", "left", "updates"),
         ("images", "right", "images processed"),
@@ -155,7 +164,7 @@ def figure5(table: Table, paper: Paper, results: Results, curves: Curves, foreig
             for colour, name in enumerate(names)
             if len(part := printed[printed.series == name])
         ]
-        panels.append(line_chart(backdrop + own[key], label, "training loss per pixel"))
+        panels.append(line_chart(backdrop + own[key], label, "training loss per pixel", y_range))
     note = "Solid: ours. Dashed: the paper's curves, digitised from its plot."
     if foreign:
         note = (
@@ -216,9 +225,6 @@ def timings(results: Results) -> list[dict[str, Any]]:
                 if not isinstance(protocol, Mapping):
                     continue
                 size = seed.timing.get("input")
-                device = protocol.get("device")
-                if isinstance(device, Mapping):
-                    device = device.get("name")
                 transfer = protocol.get("includes_transfer")
                 rows.append(
                     {
@@ -233,7 +239,7 @@ def timings(results: Results) -> list[dict[str, Any]]:
                         "trials": _number(protocol.get("trials")),
                         "warmup": _number(protocol.get("warmup")),
                         "precision": protocol.get("precision") or DASH,
-                        "device": device or DASH,
+                        "device": seed.timing_device(name) or DASH,
                         "transfer": DASH if transfer is None else "yes" if transfer else "no",
                     }
                 )
@@ -386,30 +392,23 @@ def examples(book: Book, results: Results, data_dir: Path) -> list[Family]:
     return families
 
 
-def _scored_on(line: Line) -> str:
+def _made_by(line: Line) -> list[str]:
+    """Test set and images; training set, images seen, time and device (mean over the seeds)."""
     result = line.result
     assert result is not None
-    test = result.run.config["test"]
+    test, train = result.run.config["test"], result.run.config.get("train")
     images = result.first("metrics", "images")
-    text = f"{test['dataset']} {test['split']}"
-    return text if images is None else f"{text}, {_number(images)} images"
-
-
-def _training(line: Line) -> list[str]:
-    """What a run trained on, images seen, minutes and device: mean over the counted seeds."""
-    result = line.result
-    assert result is not None
-    train = result.run.config.get("train")
+    scored = f"scored on {test['dataset']} {test['split']}"
+    parts = [scored if images is None else f"{scored}, {_number(images)}\u00a0images"]
     if not train:
-        return ["not trained here"]
-    parts = [f"{train['dataset']} {train['split']}"]
+        return [*parts, "not trained here"]
     seeds = [seed for seed in result.counted or result.seeds if seed.train]
-    images, _ = mean_and_std([v for s in seeds if (v := finite(s.train.get("images"))) is not None])
+    seen, _ = mean_and_std([v for s in seeds if (v := finite(s.train.get("images"))) is not None])
     seconds, _ = mean_and_std(
         [v for s in seeds if (v := finite(s.train.get("seconds"))) is not None]
     )
-    if images is not None:
-        parts.append(f"{_number(images)} images seen")
+    trained = f"trained on {train['dataset']} {train['split']}"
+    parts.append(trained if seen is None else f"{trained}, {_number(seen)}\u00a0images seen")
     if seconds is not None:
         parts.append(_duration(seconds))
     devices = {
@@ -427,7 +426,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    loaded.filters.update(scored_on=_scored_on, training=_training)
+    loaded.filters.update(made_by=_made_by)
     return loaded
 
 
@@ -465,7 +464,8 @@ def build_page(
             versions=versions(results),
             banners=banner,
             problems=problems,
-            book=book,
+            fed=[view for view in book.tables if view.fed],
+            unfed=[view for view in book.tables if not view.fed],
             figures=figures,
             training=training,
             classes=class_tables(results),

@@ -100,6 +100,11 @@ class SeedResult:
         value = self.any.get("provenance")
         return value if isinstance(value, dict) else {}
 
+    def timing_device(self, protocol: str) -> str:
+        """The device that a protocol was timed on: its name where it is known."""
+        name = lookup(self.timing, ("provenance", "device", "name"))
+        return str(name or lookup(self.timing, ("protocols", protocol, "device")) or "")
+
     def number(self, origin: tuple[str, ...]) -> float | None:
         """The value at a column's dotted path, in the unit of the file."""
         source = {"metrics": self.metrics, "timing": self.timing, "train": self.train}
@@ -219,7 +224,14 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
             result.problems.append(problem)
             result.broken |= name == "metrics"
     if result.metrics:
-        result.stale = result.metrics["config_hash"] != run.hash
+        current = result.metrics["config_hash"]
+        result.stale = current != run.hash
+        for name, value in (("train", result.train), ("timing", result.timing)):
+            if value.get("config_hash", current) != current:
+                path = shown(directory / f"{name}.json", results)
+                result.problems.append(
+                    f"{path}: made under another configuration than metrics.json."
+                )
     elif not result.broken:
         result.log = find_log(results, run.id, seed)
     return result

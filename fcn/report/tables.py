@@ -23,7 +23,10 @@ class Cell:
 
 @dataclass
 class Line:
-    """One line of a row: the paper's, ours, what follows from the net, or the difference."""
+    """One line of a row: the paper's, ours, what follows from the net, or the difference.
+
+    ``span``: this line and the differences that follow it.
+    """
 
     kind: str
     label: str
@@ -31,6 +34,7 @@ class Line:
     result: RunResult | None = None
     status: Status | None = None
     targets: tuple[str, ...] = ()
+    span: int = 1
 
 
 @dataclass
@@ -55,9 +59,9 @@ class TableView:
     verdict: str = ""
 
     @property
-    def planned(self) -> bool:
-        """Nothing in this suite feeds the table."""
-        return not any(line.targets for group in self.groups for line in group.lines)
+    def fed(self) -> bool:
+        """Something in this suite feeds the table."""
+        return any(line.targets for group in self.groups for line in group.lines)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,14 @@ def agrees(value: float, printed: Printed) -> bool:
     return math.isclose(round(value, printed.decimals), printed.number, abs_tol=1e-9)
 
 
-def _letters(index: int) -> str:
-    return chr(ord("a") + index) if index < 26 else f"a{_letters(index - 26)}"
+def _marks(table: Table) -> list[str]:
+    """A letter for each note that names a row or a column, nothing for the others."""
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    return [next(letters) if note.rows or note.columns else "" for note in table.notes]
+
+
+def _notes(table: Table) -> list[tuple[str, str]]:
+    return list(zip(_marks(table), (note.text for note in table.notes), strict=True))
 
 
 class _Builder:
@@ -125,9 +135,8 @@ class _Builder:
         self.records: list[Record] = []
 
     def marks(self, row: str | None, column: str | None) -> str:
-        return " ".join(
-            _letters(i) for i, note in enumerate(self.table.notes) if note.marks(row, column)
-        )
+        pairs = zip(_marks(self.table), self.table.notes, strict=True)
+        return " ".join(mark for mark, note in pairs if note.marks(row, column))
 
     def printed(self, row: Row) -> list[tuple[Read, list[Printed | None]]]:
         """For each version that has the row: its numbers, one per column."""
@@ -256,13 +265,12 @@ class _Builder:
             )
             device = ""
             if column.origin[0] == "timing":
-                protocol = lookup(used[0].timing, column.origin[1:-1]) or {}
-                device = protocol.get("device") or ""
-                device = str(device.get("name", "") if isinstance(device, dict) else device)
+                device = used[0].timing_device(column.origin[2])
             cells.append(Cell(text, title=f"{title}, n = {n}", below=device))
         targets = tuple(seed.target for seed in result.seeds)
-        lines = [Line("ours", "ours", cells, result, status, targets)]
-        return lines + self.difference_lines(values, printed)
+        differences = self.difference_lines(values, printed)
+        span = 1 + len(differences)
+        return [Line("ours", "ours", cells, result, status, targets, span), *differences]
 
     def computed_lines(
         self, row: Row, printed: list[tuple[Read, list[Printed | None]]]
@@ -344,10 +352,9 @@ def build_table(
         Cell(c.title, marks=builder.marks(None, c.key), below=c.unit, title=c.better or "")
         for c in table.columns
     ]
-    notes = [(_letters(i), note.text) for i, note in enumerate(table.notes)]
     order = [*(row.name for row in table.rows), *(name for name in rows if name not in known)]
     runs = list({r.run.id: r for name in order for r in rows.get(name, [])}.values())
-    return TableView(table, heads, groups, notes, runs), builder.records
+    return TableView(table, heads, groups, _notes(table), runs), builder.records
 
 
 def build_book(tables: list[Table], paper: Paper, results: Results) -> Book:
@@ -436,8 +443,7 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
             )
         groups.append(group)
     heads = [Cell(f"factor {row.name}", below=column.unit) for row in table.rows]
-    notes = [(_letters(i), note.text) for i, note in enumerate(table.notes)]
-    return TableView(table, heads, groups, notes, [], " ".join(verdicts))
+    return TableView(table, heads, groups, _notes(table), [], " ".join(verdicts))
 
 
 def list_view(table: Table, paper: Paper) -> TableView:
@@ -454,8 +460,7 @@ def list_view(table: Table, paper: Paper) -> TableView:
             group.lines.append(Line("paper", f"{method}, {split}", row))
         groups.append(group)
     heads = [Cell(c.title, below=c.unit, title=c.better or "") for c in table.columns]
-    notes = [(_letters(i), note.text) for i, note in enumerate(table.notes)]
-    return TableView(table, heads, groups, notes, [])
+    return TableView(table, heads, groups, _notes(table), [])
 
 
 def bounds_records(table: Table, paper: Paper, results: Results) -> list[Record]:
