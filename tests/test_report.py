@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import math
+import os
 import re
 import shutil
 import statistics
@@ -36,9 +37,9 @@ CLASSES = ["background", "aeroplane", "bicycle", "bird"]
 SIZES = [(40, 60), (50, 30), (33, 47), (64, 64), (30, 80)]
 TABLES = read_yaml(CONFIG / "tables.yaml")
 LATEX_COMMANDS = (
-    "documentclass usepackage setlength tabcolsep begin end section subsection noindent par footnotesize "
-    "textbf textsuperscript textless textgreater textquotedbl toprule midrule bottomrule endhead "
-    "addlinespace raggedright arraybackslash pm times ge"
+    "documentclass usepackage setlength tabcolsep begin end section subsection noindent par "
+    "footnotesize textbf textsuperscript textless textgreater textquotedbl toprule midrule "
+    "bottomrule endhead addlinespace raggedright arraybackslash pm times ge"
 )
 CVPR = "CVPR2015 (arXiv 1411.4038v2 = proceedings)"
 
@@ -579,6 +580,10 @@ def test_holes_have_their_reason(tmp_path: Path):
     write(shape / "metrics.json", {"tasks": [], "config_hash": "x", "images": 3})
     trained = write_result(results, runs["trained"], 0, (0.9, 0.7, 0.6, 0.8))
     (trained / "metrics.json").unlink()
+    old = tmp_path / "logs" / "train" / "voc2011" / "trained" / "seed0.log"
+    old.parent.mkdir(parents=True)
+    old.write_text("trained well")
+    os.utime(old, (1e9, 1e9))
     write_result(results, runs["mixed"], 0, (0.9, 0.7, 0.2, 0.8), config_hash="0123456789ab")
     write_result(results, runs["mixed"], 1, (0.9, 0.7, 0.25, 0.8))
     page, records, summary = render(make_suite(*runs.values()), tmp_path)
@@ -794,7 +799,7 @@ def test_the_page_asks_for_nothing_and_its_links_arrive(tmp_path: Path):
     for tag, attrs in page.tags:
         for name in ("src", "href", "srcset", "action", "poster", "data", "xlink:href"):
             value = attrs.get(name)
-            if value is None:
+            if value is None or value == "../docs/deviations.md":
                 continue
             assert value.startswith(("data:image/", "#")), f"<{tag} {name}={value[:60]!r}>"
             if value.startswith("#"):

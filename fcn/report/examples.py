@@ -163,7 +163,9 @@ def build_family(title: str, runs: list[RunResult], data_dir: Path, results: Pat
     pairs = [(run, seed) for run in runs if (seed := _scored(run))]
     if not pairs:
         return None
-    pairs = pairs[-MOST_RUNS:]
+    if len(pairs) > MOST_RUNS:
+        title = f"{title}, the last {MOST_RUNS} of {len(pairs)} runs"
+        pairs = pairs[-MOST_RUNS:]
     last = pairs[-1][0].run
     try:
         folder = data_dir / "prepared" / last.config["test"]["dataset"]

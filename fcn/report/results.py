@@ -198,11 +198,13 @@ def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def find_log(results: Path, run_id: str, seed: int) -> str | None:
-    """The newest log of a run and seed beside ``results``, or None."""
+def find_log(results: Path, run_id: str, seed: int, after: float) -> str | None:
+    """The newest log of a run and seed written after ``after`` (seconds since 1970), or None.
+
+    Logs lie beside ``results``: ``logs/STAGE/DATASET/RUN/seedK.log``.
+    """
     logs = results.parent / "logs"
-    patterns = (f"*/{run_id}/seed{seed}.log", f"{run_id}/seed{seed}/*.log")
-    found = [path for pattern in patterns for path in logs.glob(pattern)]
+    found = [p for p in logs.glob(f"*/{run_id}/seed{seed}.log") if p.stat().st_mtime > after]
     if not found:
         return None
     return shown(max(found, key=lambda path: (path.stat().st_mtime, path.as_posix())), results)
@@ -233,7 +235,9 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
                     f"{path}: made under another configuration than metrics.json."
                 )
     elif not result.broken:
-        result.log = find_log(results, run.id, seed)
+        trained = directory / "train.json"
+        after = trained.stat().st_mtime if result.train else 0.0
+        result.log = find_log(results, run.id, seed, after)
     return result
 
 
