@@ -71,6 +71,7 @@ class Run:
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     time: bool
+    gflop: float | None = None  # forward cost at 500x375, for the planner
 
     @property
     def dataset(self) -> str:
@@ -143,6 +144,12 @@ class Suite:
         if len(matches) == 1:
             return matches[0]
         raise UserError(f"{self.path}: {unknown('run', name, self.runs)}")
+
+    def resolved_net(self, name: str) -> dict[str, Any]:
+        """A named net with its bases and the defaults folded in."""
+        net = _merge(NET_DEFAULTS, _resolve("net", name, self.nets, str(self.path)))
+        net.pop("gflop", None)
+        return net
 
     def archives_of(self, dataset: str) -> list[str]:
         return list(self.datasets[dataset].get("archives", []))
@@ -362,7 +369,7 @@ def _build_run(
     dataset = key.split("/")[0]
     definition = _dataset(dataset, suite, where)
     net = _merge(NET_DEFAULTS, _resolve("net", entry["net"], suite.nets, where))
-    net.pop("gflop", None)
+    gflop = net.pop("gflop", None)
     if "architecture" not in net:
         raise UserError(f"{where}.net: the key 'architecture' is missing.")
     trained = entry["recipe"] != "none"
@@ -405,6 +412,7 @@ def _build_run(
         rows=tuple(Row(r["table"], r["row"]) for r in entry.get("rows", [])),
         seeds=(seeds if forced else tuple(entry.get("seeds", seeds))) if trained else (0,),
         time=entry.get("time", False),
+        gflop=gflop,
     )
     suite.runs[key] = run
     return run

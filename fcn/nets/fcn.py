@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,9 +18,11 @@ SUFFIXES = {"semantic": "_sem", "geometric": "_geo"}  # the authors' names in th
 class Scale(nn.Module):
     """Caffe's Scale layer with one fixed number (the at-once net, section 4.3 of PAMI)."""
 
+    scale: Tensor
+
     def __init__(self, value: float) -> None:
         super().__init__()
-        self.register_buffer("scale", Tensor([value]))
+        self.register_buffer("scale", torch.tensor([value]))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale.to(x.dtype)

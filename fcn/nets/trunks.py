@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fcn.errors import UserError
+from fcn.nets.norm import LocalResponseNorm
 
 
 class Branches(nn.Module):
@@ -56,8 +57,7 @@ class Layers:
         return self.add(name, nn.MaxPool2d(kernel, stride, pad, ceil_mode=True))
 
     def norm(self, name: str) -> "Layers":
-        """Local response normalisation: Caffe, like torch, divides alpha by the window size."""
-        return self.add(name, nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0))
+        return self.add(name, LocalResponseNorm(self.channels))
 
 
 class Trunk(nn.Module):

@@ -32,6 +32,11 @@ def upsampling_matrix(size: int, kernel: int, stride: int, first: int, length: i
     return matrix[first : first + length]
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context in which layers compute in the dtype of their input, whatever autocast says."""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
+
+
 class Upsample(nn.Module):
     """Upsampling by ``stride`` with a bilinear kernel of size ``kernel``, one kernel per class.
 
@@ -41,6 +46,8 @@ class Upsample(nn.Module):
     ``exact`` computes the fixed one as the authors' layer does, all of it, by a transposed
     convolution, and crops after: the oracle of the fast way.
     """
+
+    weight: Tensor
 
     def __init__(self, channels: int, kernel: int, stride: int, learned: bool) -> None:
         super().__init__()
@@ -56,26 +63,36 @@ class Upsample(nn.Module):
             self.weight = nn.Parameter(weight)
         else:
             self.register_buffer("weight", filters.expand(channels, 1, -1, -1).clone())
-        self._matrices: dict[tuple[int, int, int, torch.device, torch.dtype], Tensor] = {}
+        self._matrices: dict[tuple[int, int, int, torch.device], Tensor] = {}
+
+    def settle(self) -> None:
+        """After loading: a fixed kernel that is not bilinear is applied as it is."""
+        taps = bilinear_taps(self.kernel).to(self.weight)
+        bilinear = torch.allclose(self.weight, torch.outer(taps, taps), atol=1e-6)
+        self.exact = self.exact or not (self.learned or bilinear)
 
     def size(self, cells: int) -> int:
         """Cells of the whole upsampled map."""
         return (cells - 1) * self.stride + self.kernel
 
     def _matrix(self, size: int, first: int, length: int, like: Tensor) -> Tensor:
-        key = (size, first, length, like.device, like.dtype)
+        key = (size, first, length, like.device)
         if key not in self._matrices:
             if len(self._matrices) > 512:
                 self._matrices.clear()
             matrix = upsampling_matrix(size, self.kernel, self.stride, first, length)
-            self._matrices[key] = matrix.to(like.device, like.dtype)
+            self._matrices[key] = matrix.to(like)
         return self._matrices[key]
 
     def forward(self, x: Tensor, first: tuple[int, int], length: tuple[int, int]) -> Tensor:
-        """Rows and columns ``first .. first + length`` of the upsampled (N, C, h, w) map."""
+        """Rows and columns ``first .. first + length`` of the upsampled (N, C, h, w) map, float32."""
+        with full_precision(x):
+            return self._window(x.float(), first, length)
+
+    def _window(self, x: Tensor, first: tuple[int, int], length: tuple[int, int]) -> Tensor:
         if self.learned or self.exact:
             groups = 1 if self.learned else x.shape[1]
-            up = F.conv_transpose2d(x, self.weight.to(x.dtype), stride=self.stride, groups=groups)
+            up = F.conv_transpose2d(x, self.weight, stride=self.stride, groups=groups)
             if first[0] + length[0] > up.shape[2] or first[1] + length[1] > up.shape[3]:
                 raise ValueError(f"the upsampled map {tuple(up.shape)} does not cover the image")
             return up[:, :, first[0] : first[0] + length[0], first[1] : first[1] + length[1]]

@@ -268,7 +268,7 @@ def _facts(seed: SeedResult, lists: dict[str, str]) -> list[tuple[str, str]]:
         if isinstance(packages, dict):
             key = json.dumps({**packages, "python": origin.get("python")}, sort_keys=True)
             listed = lists.setdefault(key, f"list {len(lists) + 1}")
-        archives = [a for a in origin.get("archives") or [] if isinstance(a, dict)]
+        archives = origin.get("archives") or []
         memory = finite(origin.get("peak_memory_bytes"))
         pairs = {
             "config hash": value.get("config_hash"),
@@ -300,6 +300,8 @@ def _facts(seed: SeedResult, lists: dict[str, str]) -> list[tuple[str, str]]:
                 f"{a.get('name')} sha256 {a.get('sha256')}{' (subset)' if a.get('subset') else ''}"
                 for a in archives
             ),
+            "data": " ".join(map(str, value.get("notes") or [])),
+            "layers that started at random": ", ".join(map(str, value.get("random_layers") or [])),
             "command": origin.get("command"),
         }
         facts += [(f"{stage}: {k}", str(v)) for k, v in pairs.items() if v not in (None, "")]
@@ -355,7 +357,7 @@ def banners(suite: "Suite", results: Results) -> list[str]:
                 for result in subset
                 for seed in result.counted
                 for archive in seed.provenance.get("archives") or []
-                if isinstance(archive, dict) and archive.get("subset")
+                if archive.get("subset")
             }
         )
         named = f" ({', '.join(archives)})" if archives else ""

@@ -58,6 +58,11 @@ def _read(path: Path, results: Path, needs: dict[str, type]) -> tuple[dict[str, 
     for key, kind in needs.items():
         if not isinstance(value.get(key), kind):
             return {}, f"{name}: {key} is missing or not a {kind.__name__}."
+    for key, kind in (("code", dict), ("device", dict), ("packages", dict), ("archives", list)):
+        part = lookup(value, ("provenance", key))
+        entries = part if isinstance(part, list) else []
+        if not isinstance(part, kind | None) or not all(isinstance(e, dict) for e in entries):
+            return {}, f"{name}: provenance.{key} does not have the form of docs/architecture.md."
     return value, None
 
 
@@ -186,9 +191,7 @@ class RunResult:
 def is_subset(seed: SeedResult) -> bool:
     """Does anything that this result used come from a subset of an archive or of the images?"""
     archives = seed.provenance.get("archives") or []
-    return bool(seed.metrics.get("subset")) or any(
-        isinstance(archive, dict) and archive.get("subset") for archive in archives
-    )
+    return bool(seed.metrics.get("subset")) or any(archive.get("subset") for archive in archives)
 
 
 def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:

@@ -1,0 +1,274 @@
+"""``python -m fcn STAGE``: every stage of the DAG, and the tools that stand on their own."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# Threads that spin at a barrier stall each other when several jobs share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from fcn.errors import UserError
+from fcn.spec import Run, Suite, load_suite
+
+PREDICT_NETS = ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s", "voc-fcn8s-atonce", "voc-fcn-alexnet",
+                "voc-fcn-googlenet")
+
+
+def _suite(args: argparse.Namespace) -> Suite:
+    return load_suite(args.suite, getattr(args, "seeds", None))
+
+
+def _run(args: argparse.Namespace) -> Run:
+    return _suite(args).run(args.run)
+
+
+def _known(kind: str, name: str, known: dict[str, Any]) -> dict[str, Any]:
+    from fcn.spec import unknown
+
+    if name not in known:
+        raise UserError(unknown(kind, name, known))
+    definition: dict[str, Any] = known[name]
+    return definition
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from fcn.data.archives import fetch
+
+    definition = _known("archive", args.name, _suite(args).archives)
+    fetch(args.name, definition, args.data_dir, args.mirror, args.mirror_is_subset)
+
+
+def _extract(args: argparse.Namespace) -> None:
+    from fcn.data.archives import extract
+
+    extract(args.name, args.data_dir)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from fcn.data.prepare import check_seg11valid, prepare
+
+    definition = _known("data set", args.name, _suite(args).datasets)
+    info = prepare(args.name, definition, args.data_dir, workers=args.threads)
+    if {"voc2011", "sbd"} <= {p.name for p in (args.data_dir / "prepared").iterdir()}:
+        print(check_seg11valid(args.data_dir), file=sys.stderr)
+    for note in info["notes"]:
+        print(f"{args.name}: {note}", file=sys.stderr)
+
+
+def _backbone(args: argparse.Namespace) -> None:
+    definition = _known("backbone", args.name, _suite(args).backbones)
+    if "pretrain" in definition:
+        _threads(args)
+        from fcn.pretrain import pretrain
+
+        pretrain(args.name, definition, args.data_dir)
+        return
+    from fcn.weights.backbone import convert
+
+    about = convert(args.name, definition, args.data_dir)
+    for what in ("missing_layers", "unused_layers"):
+        if about[what]:
+            print(f"{args.name}: {what.replace('_', ' ')}: {', '.join(about[what])}", file=sys.stderr)
+
+
+def _threads(args: argparse.Namespace) -> None:
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
+def _workers(args: argparse.Namespace, device_type: str) -> int:
+    """Loader processes: on a GPU all but one of the threads; on the CPU the net needs them."""
+    if args.workers is not None:
+        return int(args.workers)
+    return max(1, args.threads - 1) if device_type == "cuda" else 0
+
+
+def _train(args: argparse.Namespace) -> None:
+    _threads(args)
+    from fcn.device import chosen
+    from fcn.train import train
+
+    run = _run(args)
+    with chosen(args.device) as device:
+        train(run, args.seed, device=device, data_dir=args.data_dir, results=args.results,
+              workers=_workers(args, device.type))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    _threads(args)
+    from fcn.device import chosen
+    from fcn.evaluate import evaluate_run
+
+    run = _run(args)
+    with chosen(args.device) as device:
+        evaluate_run(run, args.seed, device=device, data_dir=args.data_dir, results=args.results,
+                     workers=_workers(args, device.type))
+
+
+def _time(args: argparse.Namespace) -> None:
+    _threads(args)
+    from fcn.device import chosen
+    from fcn.timing import time_run
+
+    run = _run(args)
+    with chosen(args.device) as device:
+        time_run(run, args.seed, device=device, data_dir=args.data_dir, results=args.results,
+                 trials=args.trials)
+
+
+def _bounds(args: argparse.Namespace) -> None:
+    from fcn.bounds import bounds, bounds_of_folder
+
+    if args.labels:
+        if not args.classes:
+            raise UserError("bounds --labels: give the number of classes with --classes.")
+        bounds_of_folder(args.labels, args.classes, args.void, args.dataset, args.split, args.results)
+    else:
+        bounds(args.dataset, args.split, args.data_dir, args.results)
+
+
+def _architecture(args: argparse.Namespace) -> None:
+    from fcn.architecture import architecture
+
+    architecture(_suite(args), args.results)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from fcn.report import render
+
+    summary = render(_suite(args), args.results, args.data_dir, args.out, images=not args.no_images)
+    print(f"{args.out / 'tables.html'}: {summary}", file=sys.stderr)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from fcn.plan import plan
+
+    print(plan(_suite(args), args.results, args.data_dir))
+
+
+def _preflight(args: argparse.Namespace) -> None:
+    from fcn.plan import preflight
+
+    preflight(_suite(args), args.device, args.mirror, args.data_dir)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    _threads(args)
+    from fcn.predict import main
+
+    main(args)
+
+
+def _score(args: argparse.Namespace) -> None:
+    from fcn.score import main
+
+    main(args)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m fcn", description="Fully convolutional networks: stages and tools."
+    )
+    commands = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
+
+    def stage(name: str, call: Any, text: str, *options: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(call=call)
+        for option in options:
+            _OPTIONS[option](sub)
+        return sub
+
+    fetch = stage("fetch", _fetch, "Download an archive, verified and resumable.",
+                  "suite", "data", "mirror")
+    fetch.add_argument("name", metavar="ARCHIVE")
+    extract = stage("extract", _extract, "Unpack a fetched archive, once.", "data")
+    extract.add_argument("name", metavar="ARCHIVE")
+    prepare = stage("prepare", _prepare, "Bring a data set into the one layout.",
+                    "suite", "data", "threads")
+    prepare.add_argument("name", metavar="DATASET")
+    backbone = stage("backbone", _backbone, "Convert or pretrain a backbone.",
+                     "suite", "data", "threads")
+    backbone.add_argument("name", metavar="BACKBONE")
+    for name, call, text in (
+        ("train", _train, "Train one run with one seed; continues where it was stopped."),
+        ("evaluate", _evaluate, "Score a trained run."),
+        ("time", _time, "Time the inference of a run's net."),
+    ):
+        sub = stage(name, call, text, "suite", "data", "results", "device", "threads", "seed")
+        sub.add_argument("run", metavar="RUN", help="DATASET/RUN of the suite, or RUN")
+        if name == "time":
+            sub.add_argument("--trials", type=int, default=50, help="trials of the synchronised protocol")
+    bounds = stage("bounds", _bounds, "Upper bounds on mean IU from the truth alone.",
+                   "data", "results")
+    bounds.add_argument("dataset", metavar="DATASET")
+    bounds.add_argument("split", metavar="SPLIT")
+    bounds.add_argument("--labels", type=Path, metavar="PATH",
+                        help="a folder or tar of label PNGs, instead of a prepared data set")
+    bounds.add_argument("--classes", type=int, metavar="N")
+    bounds.add_argument("--void", type=int, default=255, metavar="V")
+    stage("architecture", _architecture, "Describe the nets of a suite.", "suite", "results")
+    report = stage("report", _report, "Render whatever results exist.", "suite", "data", "results")
+    report.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR")
+    report.add_argument("--no-images", action="store_true",
+                        help="leave out images and label maps of the data sets")
+    stage("plan", _plan, "List the runs of a suite with their cost.", "suite", "data", "results")
+    stage("preflight", _preflight, "Say what is missing to start a suite.",
+          "suite", "data", "device", "mirror")
+    predict = stage("predict", _predict, "Label images of one's own.", "device", "threads")
+    predict.add_argument("--net", required=True, metavar="NET", help=", ".join(PREDICT_NETS))
+    predict.add_argument("--weights", required=True, type=Path, metavar="FILE",
+                         help="our .safetensors or a .caffemodel")
+    predict.add_argument("--out", required=True, type=Path, metavar="DIR")
+    predict.add_argument("--overlay", action="store_true", help="also DIR/STEM_overlay.png")
+    predict.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    score = stage("score", _score, "Score label PNGs against truth PNGs.")
+    from fcn.score import add_arguments
+
+    add_arguments(score)
+    return top
+
+
+_OPTIONS: dict[str, Any] = {
+    "suite": lambda p: (
+        p.add_argument("--suite", default="paper", metavar="NAME|FILE",
+                       help="a suite of config/suites, or a YAML file (default: %(default)s)"),
+        p.add_argument("--seeds", default=None, metavar="N|LIST", help="seeds, instead of the suite's"),
+    ),
+    "data": lambda p: p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR"),
+    "results": lambda p: p.add_argument("--results", type=Path, default=Path("results"), metavar="DIR"),
+    "device": lambda p: p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N"),
+    "seed": lambda p: (
+        p.add_argument("--seed", type=int, default=0),
+        p.add_argument("--workers", type=int, default=None, help="processes that load images"),
+    ),
+    "threads": lambda p: p.add_argument("--threads", type=int, default=0,
+                                        help="CPU threads (default: all)"),
+    "mirror": lambda p: (
+        p.add_argument("--mirror", default=None, metavar="FOLDER|URL",
+                       help="serves the archives under their names; then it alone is asked"),
+        p.add_argument("--mirror-is-subset", action="store_true",
+                       help="declare that the mirror's archives are subsets of the official ones"),
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    try:
+        args.call(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

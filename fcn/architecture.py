@@ -1,0 +1,85 @@
+"""What the nets are, without training: Table 1's parameters, layers, receptive field and stride."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcn.files import write_json
+from fcn.nets import FCN, build
+
+from fcn.nets.trunks import Branches
+from fcn.spec import Suite
+
+SIZE = (375, 500)  # a typical VOC image
+
+
+def conv_layers(module: nn.Module) -> int:
+    """Convolutions on the longest path: the depth that the paper counts."""
+    if isinstance(module, nn.Conv2d):
+        return 1
+    if isinstance(module, Branches):
+        return max(conv_layers(branch) for branch in module.branches)
+    return sum(conv_layers(child) for child in module.children())
+
+
+def gflop(net: FCN, size: tuple[int, int] = SIZE) -> float:
+    """Cost of the convolutions for one (3, H, W) image in GFLOP; a multiply-add counts 2."""
+    total = 0
+
+    def count(layer: nn.Module, _: Any, out: Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Conv2d)
+        total += 2 * out.numel() * layer.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, 3, *size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return total / 1e9
+
+
+def describe(net: dict[str, Any], classes: int) -> dict[str, Any]:
+    """Facts of a resolved net, all derived from its layers."""
+    with torch.device("meta"):
+        built = build(net, {"semantic": classes})
+    head = built.heads["semantic"]
+    pool = built.trunk.classifier_pool
+    field = head.cells.receptive_field
+    facts = {
+        "architecture": net["architecture"],
+        "parameters": sum(p.numel() for p in built.parameters()),
+        "conv_layers": conv_layers(built.trunk) + 1,
+        "receptive_field": field,
+        "max_stride": int(head.cells.stride),
+        "stride": int(built.geometries[net["skips"][-1]].stride) if net["skips"]
+        else int(head.cells.stride),
+        "crop_offsets": [*(step[2] for step in head.steps), head.offset],
+        "gflop": round(gflop(built), 2),
+    }
+    if pool and not net["average_pool"]:
+        geometry = head.cells.window(pool, 1, 0)
+        facts["receptive_field_with_average_pool"] = geometry.receptive_field
+        facts["receptive_field_note"] = (
+            f"{field} px without the classifier's {pool}x{pool} average pool, "
+            f"{geometry.receptive_field} px with it"
+        )
+    return facts
+
+
+def architecture(suite: Suite, results: Path) -> dict[str, Any]:
+    """Describe every named net (with VOC's 21 classes) and every run's; results/architecture.json."""
+    nets = {}
+    for name in suite.nets:
+        nets[name] = describe(suite.resolved_net(name), 21)
+    runs = {
+        run.id: describe(run.config["net"], len(suite.datasets[run.dataset].get("classes") or []) or 21)
+        for run in suite.runs.values()
+    }
+    result = {"nets": nets, "runs": runs, "input": list(SIZE)}
+    write_json(results / "architecture.json", result)
+    return result
+
+

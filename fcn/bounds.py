@@ -1,0 +1,163 @@
+"""Upper bounds on mean IU: the truth reduced and enlarged again (PAMI section 6.3).
+
+The paper does not say how it resampled, so the plausible ways are all computed. Reducing by a
+factor f gives round(n / f) (or ceil(n / f)) cells a side.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from fcn.data.dataset import SegmentationSet
+from fcn.data.labels import VOID, read_label
+from fcn.errors import UserError
+from fcn.files import write_json
+from fcn.provenance import Clock
+
+FACTORS = (128, 64, 32, 16, 8, 4)  # of the paper
+METHODS = {
+    "nearest, nearest": "the pixel at each cell's centre; each pixel takes its cell's label",
+    "nearest, bilinear": "the pixel at each cell's centre; one-hot maps enlarged bilinearly, largest wins",
+    "majority, nearest": "the commonest label of each cell; each pixel takes its cell's label",
+    "majority, bilinear": "the commonest label of each cell; one-hot maps enlarged bilinearly",
+    "area, bilinear": "the share of each class in a cell; shares enlarged bilinearly, largest wins",
+    "antialiased, bilinear": "one-hot maps reduced by a bilinear filter as wide as the factor, enlarged bilinearly",
+}
+VOIDS = {
+    "void kept": "void is a label like the others: a valid pixel that comes out void is wrong",
+    "void left out": "void has no vote: the largest class wins",
+}
+
+
+def reduced_size(length: int, factor: int) -> int:
+    return max(1, round(length / factor))
+
+
+def _one_hot(label: Tensor, classes: int) -> Tensor:
+    """(1, classes + 1, H, W) float; void is the last channel."""
+    index = torch.where(label == VOID, classes, label.long())
+    return F.one_hot(index, classes + 1).permute(2, 0, 1).float()[None]
+
+
+def _reduce(maps: Tensor, size: tuple[int, int], how: str) -> Tensor:
+    if how == "nearest":
+        return F.interpolate(maps, size=size, mode="nearest-exact")
+    if how == "antialiased":
+        return F.interpolate(maps, size=size, mode="bilinear", antialias=True)
+    return F.interpolate(maps, size=size, mode="area")
+
+
+def _enlarge(maps: Tensor, size: tuple[int, int], how: str) -> Tensor:
+    if how == "nearest":
+        return F.interpolate(maps, size=size, mode="nearest-exact")
+    return F.interpolate(maps, size=size, mode="bilinear")
+
+
+def resampled(label: np.ndarray, classes: int, factor: int, method: str, void: str) -> Tensor:
+    """The truth reduced by ``factor`` and enlarged again: (H, W) int64, ``classes`` where void wins."""
+    down, up = method.split(", ")
+    truth = torch.from_numpy(np.ascontiguousarray(label))
+    height, width = truth.shape
+    size = (reduced_size(height, factor), reduced_size(width, factor))
+    maps = _reduce(_one_hot(truth, classes), size, down)
+    if void == "void left out":
+        maps = maps[:, :classes]
+    if down == "majority":
+        maps = F.one_hot(maps.argmax(1), maps.shape[1]).permute(0, 3, 1, 2).float()
+    return _enlarge(maps, (height, width), up)[0].argmax(0)
+
+
+def mean_iu(counts: Tensor) -> float:
+    """Of counts (classes, classes + 1) whose last column is void."""
+    hit = counts.diagonal().double()
+    union = counts.sum(1) + counts[:, :-1].sum(0) - hit
+    return float((hit / union)[union > 0].mean())
+
+
+def upper_bounds(
+    labels: Iterable[np.ndarray], classes: int, factors: tuple[int, ...] = FACTORS
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """Mean IU by method and factor.
+
+    Args:
+        labels: uint8 (H, W) truths, void 255.
+
+    Returns:
+        the number of images; ``{"METHOD, VOID": {"128": fraction, ...}}``.
+    """
+    counts = {
+        (method, void, factor): torch.zeros(classes, classes + 1, dtype=torch.int64)
+        for method in METHODS for void in VOIDS for factor in factors
+    }
+    images = 0
+    for label in labels:
+        images += 1
+        truth = torch.from_numpy(label).long()
+        valid = truth != VOID
+        rows = truth[valid] * (classes + 1)
+        for (method, void, factor), matrix in counts.items():
+            predicted = resampled(label, classes, factor, method, void)[valid]
+            matrix += torch.bincount(rows + predicted, minlength=matrix.numel()).view_as(matrix)
+    if not images:
+        raise UserError("upper bounds: there is no label map.")
+    result: dict[str, dict[str, float]] = {}
+    for (method, void, factor), matrix in counts.items():
+        result.setdefault(f"{method}, {void}", {})[str(factor)] = mean_iu(matrix)
+    return images, result
+
+
+def _write(
+    dataset: str, split: str, labels: Iterable[np.ndarray], classes: int, results: Path,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    clock = Clock(torch.device("cpu"))
+    images, methods = upper_bounds(tqdm(labels, desc=f"bounds {dataset}", mininterval=1.0), classes)
+    result = {
+        "dataset": dataset, "split": split, "images": images, **about,
+        "methods": methods,
+        "explanations": METHODS | VOIDS,
+        "provenance": clock.provenance(
+            precision="fp32", seed=None, archives=about.get("archives", [])
+        ),
+    }
+    write_json(results / dataset / "bounds.json", result)
+    return result
+
+
+def bounds(dataset: str, split: str, data_dir: Path, results: Path) -> dict[str, Any]:
+    """Bounds of a prepared data set's split; writes results/DATASET/bounds.json."""
+    found = SegmentationSet(data_dir / "prepared" / dataset, split, inputs=())
+    labels = (found[i]["semantic"].numpy() for i in range(len(found)))
+    about = {"subset": found.info["subset"], "archives": found.info["archives"]}
+    return _write(dataset, split, labels, len(found.classes["semantic"]), results, about)
+
+
+def bounds_of_folder(
+    place: Path, classes: int, void: int, dataset: str, split: str, results: Path
+) -> dict[str, Any]:
+    """Bounds of a folder or tar of label PNGs, under the name ``dataset``."""
+    about = {"subset": False, "source": place.name}
+    return _write(dataset, split, _labels(place, classes, void), classes, results, about)
+
+
+def _labels(place: Path, classes: int, void: int) -> Iterator[np.ndarray]:
+    if place.is_dir():
+        for path in sorted(place.glob("*.png")):
+            yield read_label(path, classes, void)
+        return
+    try:
+        archive = tarfile.open(place)
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"{place}: neither a folder nor a readable tar of PNGs ({error}).") from None
+    with archive:
+        for member in archive:
+            if member.name.endswith(".png") and (file := archive.extractfile(member)):
+                yield read_label(io.BytesIO(file.read()), classes, void)  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""The images of a training run: in which order, how changed, in which groups."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fcn.data.dataset import SegmentationSet
+from fcn.data.labels import VOID
+
+GROUP_PIXELS = 1 << 20  # images of one size go through the net together up to so many pixels
+
+
+def image_order(count: int, total: int, sampling: str, seed: int) -> np.ndarray:
+    """(total,) int64 indices of images.
+
+    ``replacement``: each drawn uniformly from all, as the authors' data layers do. ``epochs``:
+    shuffled passes. The order of a seed does not depend on the batch.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    if sampling == "replacement":
+        return generator.integers(0, count, total)
+    passes = -(-total // count)
+    return np.concatenate([generator.permutation(count) for _ in range(passes)])[:total]
+
+
+def groups_of_update(
+    positions: Sequence[int], sizes: Sequence[tuple[int, int]]
+) -> list[list[int]]:
+    """Positions of one update, split into groups of one image size of bounded pixels."""
+    by_size: dict[tuple[int, int], list[list[int]]] = {}
+    for position, (height, width) in zip(positions, sizes, strict=True):
+        lists = by_size.setdefault((height, width), [[]])
+        if lists[-1] and (len(lists[-1]) + 1) * height * width > GROUP_PIXELS:
+            lists.append([])
+        lists[-1].append(position)
+    return [group for lists in by_size.values() for group in lists]
+
+
+class Changed(Dataset[dict[str, Any]]):
+    """The training sequence: item ``position`` is an image of the set, mirrored, moved, masked.
+
+    What happens to it depends on (seed, position) alone: not on workers, not on a resumed run.
+    """
+
+    def __init__(
+        self,
+        images: SegmentationSet,
+        order: np.ndarray,
+        seed: int,
+        mirror: bool = False,
+        jitter: int = 0,
+        keep: float = 1.0,
+        cells: tuple[int, float] = (32, 0.0),
+    ) -> None:
+        self.images = images
+        self.order = order
+        self.seed = seed
+        self.mirror = mirror
+        self.jitter = jitter
+        self.keep = keep
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        item = self.images[int(self.order[position])]
+        if not (self.mirror or self.jitter or self.keep < 1):
+            return item
+        generator = np.random.Generator(np.random.PCG64([self.seed, 2, position]))
+        keys = (*self.images.inputs, *self.images.labels)
+        if self.mirror and generator.random() < 0.5:
+            for key in keys:
+                item[key] = item[key].flip(-1)
+        if self.jitter:
+            down, right = (int(v) for v in generator.integers(-self.jitter, self.jitter + 1, 2))
+            for key in keys:
+                fill = VOID if key in self.images.labels else None
+                item[key] = moved(item[key], down, right, fill)
+        if self.keep < 1:
+            for key in self.images.labels:
+                item[key] = self._sampled(item[key], generator)
+        return item
+
+    def _sampled(self, label: Tensor, generator: np.random.Generator) -> Tensor:
+        """Void out final-layer cells with probability 1 - keep (section 4.3, "patch sampling")."""
+        stride, start = self.cells
+        rows, columns = (cell_of_pixels(size, stride, start) for size in label.shape)
+        kept = generator.random((rows[-1] + 1, columns[-1] + 1)) < self.keep
+        mask = torch.from_numpy(kept[rows][:, columns])
+        return torch.where(mask, label, VOID)
+
+
+def cell_of_pixels(size: int, stride: int, start: float) -> np.ndarray:
+    """(size,) int64: the final-layer cell whose centre is nearest to each pixel, from 0."""
+    cells = np.floor((np.arange(size) - start) / stride + 0.5).astype(np.int64)
+    return cells - cells[0]
+
+
+def moved(values: Tensor, down: int, right: int, fill: int | None) -> Tensor:
+    """Translate the last two axes; what comes in is ``fill``, or the border's values if None."""
+    height, width = values.shape[-2:]
+    rows = torch.arange(height) - down
+    columns = torch.arange(width) - right
+    result = values[..., rows.clamp(0, height - 1), :][..., columns.clamp(0, width - 1)]
+    if fill is None:
+        return result
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    return torch.where(inside, result, fill)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack a group of one size: tensors (N, ...), ids as a list."""
+    return {
+        key: torch.stack([item[key] for item in items]) if key != "id" else [i["id"] for i in items]
+        for key in items[0]
+    }
+
+
+def loader(
+    dataset: Dataset[dict[str, Any]], groups: Sequence[list[int]], workers: int, pin: bool
+) -> Iterator[dict[str, Any]]:
+    """Groups in order, decoded ahead by ``workers`` processes (0: in this one)."""
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=groups,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin,
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # its own: dropout's must not depend on a new loader
+        )
+    )

@@ -1,0 +1,180 @@
+"""Score a net on a split: one confusion matrix, per-image counts, predictions as COCO RLE."""
+
+import time
+from collections.abc import Callable, Iterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fcn.data.dataset import SegmentationSet
+from fcn.data.stream import loader
+from fcn.device import arithmetic
+from fcn.errors import UserError
+from fcn.files import atomic_file, read_json, write_json
+from fcn.metrics import ConfusionMatrix
+from fcn.nets import FCN, build
+from fcn.provenance import Clock
+from fcn.rle import encode_prediction, write_predictions
+from fcn.spec import Run
+from fcn.weights.named import load_named, read
+
+
+def preprocess(image: Tensor, convention: dict[str, Any], device: torch.device) -> Tensor:
+    """(N, 3, H, W) uint8 RGB -> float32 in the order, mean and scale that the weights expect."""
+    image = image.to(device, non_blocking=True)
+    if convention["order"] == "bgr":
+        image = image.flip(1)
+    mean = torch.tensor(convention["mean"], device=device).view(1, 3, 1, 1)
+    std = torch.tensor(convention["std"], device=device).view(1, 3, 1, 1)
+    x = image.float().sub_(mean)
+    if any(value != 1 for value in convention["std"]):
+        x = x.div_(std)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass
+class Evaluation:
+    """The counts of every label set, and the seconds that inference and loading took."""
+
+    matrices: dict[str, ConfusionMatrix]
+    ids: list[str]
+    seconds: float
+
+
+def evaluate(
+    net: FCN,
+    dataset: SegmentationSet,
+    convention: dict[str, Any],
+    device: torch.device,
+    precision: str,
+    workers: int = 0,
+    keep: Callable[[str, dict[str, np.ndarray]], None] | None = None,
+    progress: Callable[[Iterator[Any]], Iterable[Any]] = lambda batches: batches,
+) -> Evaluation:
+    """Label every image of ``dataset`` at its own size and count.
+
+    Args:
+        keep: called with an image's id and its (H, W) uint8 labels by label set.
+    """
+    matrices = {
+        task: ConfusionMatrix(len(names), device) for task, names in dataset.classes.items()
+    }
+    training = net.training
+    net.eval()
+    started = time.perf_counter()
+    groups = [[i] for i in range(len(dataset))]
+    with torch.inference_mode(), arithmetic(precision, device):
+        for batch in progress(loader(dataset, groups, workers, device.type == "cuda")):
+            scores = net(preprocess(batch["image"], convention, device))
+            labels = {}
+            for task, matrix in matrices.items():
+                predicted = scores[task].argmax(1).to(torch.uint8)
+                matrix.update(batch[task].to(device, non_blocking=True), predicted)
+                labels[task] = predicted
+            if keep:
+                keep(batch["id"][0], {task: p[0].cpu().numpy() for task, p in labels.items()})
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    net.train(training)
+    return Evaluation(matrices, dataset.ids, time.perf_counter() - started)
+
+
+def load_set(data_dir: Path, reference: dict[str, Any], cache_bytes: int = 0) -> SegmentationSet:
+    """The split that a run's configuration names."""
+    return SegmentationSet(
+        data_dir / "prepared" / reference["dataset"], reference["split"], cache_bytes=cache_bytes
+    )
+
+
+def evaluate_run(
+    run: Run,
+    seed: int,
+    *,
+    device: torch.device,
+    data_dir: Path,
+    results: Path,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Score a trained run on its test split; writes metrics.json, per_image.npz and predictions.
+
+    Raises:
+        UserError: the weights were trained with another configuration.
+    """
+    clock = Clock(device)
+    folder = run.directory(results, seed)
+    trained = read_json(folder / "train.json")
+    if trained["config_hash"] != run.hash:
+        raise UserError(
+            f"{folder}: trained with configuration {trained['config_hash']}, the suite now has "
+            f"{run.hash}; train it again."
+        )
+    dataset = load_set(data_dir, run.config["test"])
+    net = build(run.config["net"], {task: len(names) for task, names in dataset.classes.items()})
+    tensors, _ = read(folder / "model.safetensors")
+    load_named(net, tensors, str(folder / "model.safetensors"))
+    net.to(device, memory_format=torch.channels_last)
+    precision = (run.config["recipe"] or {"precision": "fp32"})["precision"]
+    entries: list[dict[str, Any]] = []
+
+    def keep(name: str, labels: dict[str, np.ndarray]) -> None:
+        entries.extend(encode_prediction(name, labels["semantic"]))
+
+    done = evaluate(
+        net, dataset, run.config["input"], device, precision, workers, keep,
+        progress=lambda batches: tqdm(
+            batches, total=len(dataset), unit="img", desc=f"score {run.id} seed {seed}",
+            mininterval=1.0, dynamic_ncols=True,
+        ),
+    )
+    counts = {
+        f"{task}_{name}": values
+        for task, matrix in done.matrices.items()
+        for name, values in matrix.per_image().items()
+    }
+    with atomic_file(folder / "per_image.npz") as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(handle, ids=np.array(dataset.ids), **counts)
+    sizes = dataset.sizes
+    write_predictions(
+        folder / "predictions.json.gz",
+        entries,
+        [
+            {"id": name, "height": height, "width": width}
+            for name, (height, width) in zip(dataset.ids, sizes, strict=True)
+        ],
+        [{"id": i, "name": name} for i, name in enumerate(dataset.classes["semantic"])],
+    )
+    archives = trained["provenance"]["archives"]
+    archives = archives + [a for a in dataset.info["archives"] if a["name"] not in
+                           {known["name"] for known in archives}]
+    provenance = clock.provenance(precision=precision, seed=seed, archives=archives)
+    result = {
+        "run": run.name, "dataset": run.dataset, "split": run.split, "seed": seed,
+        "images": len(dataset),
+        "subset": bool(dataset.info["subset"] or trained["subset"]),
+        "notes": dataset.info["notes"],
+        "tasks": {
+            task: _metrics(matrix, dataset.classes[task]) for task, matrix in done.matrices.items()
+        },
+        "seconds": round(done.seconds, 3),
+        "weights_sha256": trained["weights_sha256"],
+        "config": run.config, "config_hash": run.hash, "provenance": provenance,
+    }
+    write_json(folder / "metrics.json", result)
+    return result
+
+
+def _metrics(matrix: ConfusionMatrix, names: list[str]) -> dict[str, Any]:
+    found = matrix.scores()
+    return {
+        "pixel_accuracy": found.pixel_accuracy,
+        "mean_accuracy": found.mean_accuracy,
+        "mean_iu": found.mean_iu,
+        "frequency_weighted_iu": found.frequency_weighted_iu,
+        "per_class_iu": dict(zip(names, found.per_class_iu, strict=True)),
+        "confusion": matrix.matrix.cpu().tolist(),
+    }

@@ -1,0 +1,42 @@
+"""Per-pixel losses (section 4.3; Caffe's SoftmaxWithLoss with ignore_label)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcn.data.labels import VOID
+
+
+def pixel_losses(scores: Tensor, truth: Tensor, kind: str) -> Tensor:
+    """(N, H, W) float32 losses, 0 where the truth is void.
+
+    Args:
+        scores: (N, C, H, W).
+        truth: (N, H, W) uint8 class indices, void 255.
+        kind: ``softmax``, multinomial logistic loss; ``sigmoid``, the sum over classes of
+            one-against-all logistic losses (PAMI section 4.4).
+    """
+    scores = scores.float()
+    target = truth.long()
+    if kind == "softmax":
+        return F.cross_entropy(scores, target, ignore_index=VOID, reduction="none")
+    valid = target != VOID
+    one_hot = F.one_hot(torch.where(valid, target, 0), scores.shape[1]).permute(0, 3, 1, 2)
+    losses = F.binary_cross_entropy_with_logits(scores, one_hot.float(), reduction="none")
+    return losses.sum(1) * valid
+
+
+def batch_loss(
+    scores: Tensor, truth: Tensor, kind: str, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is optimised, and what is reported.
+
+    Returns:
+        the sum over images of their losses, each summed over its valid pixels and, with
+        ``normalize``, divided by their number (Caffe's ``normalize``); the sum of all pixel losses;
+        the number of valid pixels. None of them waits for the device.
+    """
+    losses = pixel_losses(scores, truth, kind).flatten(1).sum(1)
+    valid = (truth != VOID).flatten(1).sum(1)
+    objective = (losses / valid.clamp(min=1) if normalize else losses).sum()
+    return objective, losses.detach().sum(), valid.sum()

@@ -1,0 +1,105 @@
+"""Inference time: Table 1's protocol, and one whose numbers can be compared today."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcn.device import arithmetic
+from fcn.evaluate import preprocess
+from fcn.files import read_json, write_json
+from fcn.nets import build
+from fcn.provenance import Clock
+from fcn.spec import Run
+
+SIZE = (500, 500)  # Table 1
+PAPER_TRIALS = 20  # Table 1: "average of 20 trials"
+WARMUP, TRIALS = 10, 50
+
+
+def measure(
+    call: Callable[[], object], device: torch.device, warmup: int, trials: int
+) -> dict[str, Any]:
+    """Milliseconds of ``call``, each trial between two points where the device is idle."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(warmup):
+        call()
+    samples = []
+    for _ in range(trials):
+        wait()
+        started = time.perf_counter()
+        call()
+        wait()
+        samples.append((time.perf_counter() - started) * 1e3)
+    return {
+        "mean_ms": statistics.fmean(samples),
+        "median_ms": statistics.median(samples),
+        "std_ms": statistics.stdev(samples) if trials > 1 else 0.0,
+        "min_ms": min(samples),
+        "max_ms": max(samples),
+        "trials": trials,
+        "warmup": warmup,
+    }
+
+
+def time_run(
+    run: Run,
+    seed: int,
+    *,
+    device: torch.device,
+    data_dir: Path,
+    results: Path,
+    size: tuple[int, int] = SIZE,
+    trials: int = TRIALS,
+) -> dict[str, Any]:
+    """Time the forward pass of a run's net, upsampling included, on one image; timing.json.
+
+    ``paper``: mean of 20 trials, fp32, after one call that allocates; the image is on the device.
+    ``synchronised``: warm, median and spread. ``with_transfer`` adds preprocessing of a uint8
+    image in host memory, the argmax and its way back. Weights do not matter to the time.
+    """
+    clock = Clock(device)
+    info = read_json(data_dir / "prepared" / run.dataset / "dataset.json")
+    classes = {"semantic": len(info["classes"]["semantic"])}
+    net = build(run.config["net"], classes).to(device, memory_format=torch.channels_last).eval()
+    generator = torch.Generator().manual_seed(seed)
+    host = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=generator)
+    image = preprocess(host, run.config["input"], device)
+
+    def forward() -> torch.Tensor:
+        return net(image)["semantic"]
+
+    def label() -> torch.Tensor:
+        scores = net(preprocess(host, run.config["input"], device))["semantic"]
+        return scores.argmax(1).to(torch.uint8).cpu()
+
+    few = max(3, trials // 5)
+    protocols: dict[str, Any] = {}
+    with torch.inference_mode():
+        plan = [("paper", forward, "fp32", 1, PAPER_TRIALS, False)]
+        precisions = ["fp32"] + (["tf32", "bf16"] if device.type == "cuda" else ["bf16"])
+        for precision in precisions:
+            mark = "" if precision == "fp32" else f"_{precision}"
+            plan.append((f"synchronised{mark}", forward, precision, min(WARMUP, few), trials, False))
+            plan.append((f"with_transfer{mark}", label, precision, min(WARMUP, few), trials, True))
+        for name, call, precision, warmup, count, transfer in plan:
+            with arithmetic(precision, device):
+                protocols[name] = measure(call, device, warmup, count) | {
+                    "precision": precision,
+                    "device": str(device),
+                    "includes_transfer": transfer,
+                }
+    result = {
+        "run": run.name, "dataset": run.dataset, "seed": seed, "net": run.config["net"],
+        "input": list(size), "protocols": protocols, "config_hash": run.hash,
+        "provenance": clock.provenance(precision="see protocols", seed=seed),
+    }
+    write_json(run.directory(results, seed) / "timing.json", result)
+    return result

@@ -1,0 +1,332 @@
+"""Training: one loop for every recipe, resumed to the bit, without waiting for the device."""
+
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fcn.data.dataset import SegmentationSet
+from fcn.data.stream import Changed, groups_of_update, image_order, loader
+from fcn.device import arithmetic
+from fcn.errors import UserError
+from fcn.evaluate import evaluate, load_set, preprocess
+from fcn.files import atomic_file, digest, read_json, write_json
+from fcn.loss import batch_loss
+from fcn.nets import FCN, build
+from fcn.optim import CaffeSGD, learning_rate
+from fcn.provenance import Clock
+from fcn.spec import Run
+from fcn.weights.backbone import initialise, start
+from fcn.weights.named import named_tensors, save
+
+LOG_EVERY = 20  # updates; the authors' solvers have display and average_loss 20
+CHECKPOINT_SECONDS = 120.0
+DIVERGED = 20.0  # times ln(classes): the loss of a net that does worse than no net at all
+LOSS_FIELDS = ("update", "images", "seconds", "loss", "learning_rate")
+VALIDATION_FIELDS = (
+    "update", "images", "seconds",
+    "pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu",
+)
+
+
+class Diverged(UserError):
+    """The loss is not finite, or far above that of guessing."""
+
+
+class Training:
+    """The state of one training: net, optimiser, position, log. Saved and restored whole."""
+
+    def __init__(
+        self, run: Run, seed: int, net: FCN, dataset: SegmentationSet, device: torch.device,
+        checkpoint: Path,
+    ) -> None:
+        recipe = run.config["recipe"]
+        self.run, self.seed, self.net, self.dataset, self.device = run, seed, net, dataset, device
+        self.recipe = recipe
+        self.checkpoint = checkpoint
+        self.batch = max(1, round(recipe["batch"] / recipe["patch_keep"]))
+        # Every recipe makes the updates that its images allow at p = 1: Figure 5 compares per update.
+        self.updates = max(1, recipe["images"] // recipe["batch"])
+        self.optimizer = CaffeSGD(net, recipe, device)
+        self.update = 0
+        self.seconds = 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.validation: list[dict[str, Any]] = []
+        order = image_order(len(dataset), self.updates * self.batch, recipe["sampling"], seed)
+        head = next(iter(net.heads.values()))
+        self.stream = Changed(
+            dataset, order, seed, recipe["mirror"], recipe["jitter"], recipe["patch_keep"],
+            (int(head.cells.stride), float(head.cells.start)),
+        )
+        sizes = dataset.sizes
+        self.groups = [
+            groups_of_update(positions, [sizes[order[p]] for p in positions])
+            for positions in (
+                range(u * self.batch, (u + 1) * self.batch) for u in range(self.updates)
+            )
+        ]
+        self.classes = max(len(names) for names in dataset.classes.values())
+        # Of the updates since the last row of the log: loss and valid pixels, kept on the device.
+        self.losses = torch.zeros(LOG_EVERY, 2, dtype=torch.float64, device=device)
+
+    def state(self) -> dict[str, Any]:
+        cuda = self.device.type == "cuda"
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "update": self.update,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "validation": self.validation,
+            "losses": self.losses,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+
+    def save_checkpoint(self) -> None:
+        with atomic_file(self.checkpoint) as temporary:
+            torch.save(self.state(), temporary)
+
+    def restore(self) -> bool:
+        """Continue from the checkpoint of the same configuration, if there is one."""
+        if not self.checkpoint.exists():
+            return False
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"{self.checkpoint}: not a readable checkpoint ({error}); delete it to start anew."
+            ) from None
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.update, self.seconds = state["update"], state["seconds"]
+        self.rows, self.validation = state["rows"], state["validation"]
+        self.losses.copy_(state["losses"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        return True
+
+    def step(self, batches: Any) -> None:
+        """One update from the groups of images that belong to it."""
+        for _ in self.groups[self.update]:
+            batch = next(batches)
+            image = preprocess(batch["image"], self.run.config["input"], self.device)
+            with arithmetic(self.recipe["precision"], self.device):
+                scores = self.net(image)
+            objective: Tensor | float = 0.0
+            for task in self.dataset.classes:
+                truth = batch[task].to(self.device, non_blocking=True)
+                part, summed, valid = batch_loss(
+                    scores[task], truth, self.recipe["loss"], self.recipe["normalize"]
+                )
+                objective = objective + part
+                slot = self.losses[self.update % LOG_EVERY]
+                slot[0] += summed
+                slot[1] += valid
+            assert isinstance(objective, Tensor)
+            (objective / self.batch).backward()
+        self.optimizer.step(learning_rate(self.recipe, self.update, self.updates))
+        self.update += 1
+
+    def log(self, seconds: float) -> float:
+        """Close a row of the loss curve; stops the run where it has diverged."""
+        window = self.losses.cpu().clone()
+        self.losses.zero_()
+        done = (self.update - 1) % LOG_EVERY + 1
+        per_update = window[:done, 0] / window[:done, 1].clamp(min=1)
+        for i, value in enumerate(per_update.tolist()):
+            if not math.isfinite(value) or value > DIVERGED * math.log(max(2, self.classes)):
+                last = (
+                    f"the last good checkpoint is {self.checkpoint}"
+                    if self.checkpoint.exists() else "there is no checkpoint before it"
+                )
+                raise Diverged(
+                    f"{self.run.id} seed {self.seed}: the loss per pixel was {value:.4g} at update "
+                    f"{self.update - done + i + 1} of {self.updates}; training diverged. Lower "
+                    f"recipe.learning_rate; {last}."
+                )
+        loss = float(window[:done, 0].sum() / window[:done, 1].sum().clamp(min=1))
+        self.rows.append(
+            {
+                "update": self.update,
+                "images": self.update * self.batch,
+                "seconds": round(seconds, 3),
+                "loss": loss,
+                "learning_rate": learning_rate(self.recipe, self.update - 1, self.updates),
+            }
+        )
+        return loss
+
+
+def write_rows(path: Path, fields: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def train(
+    run: Run,
+    seed: int,
+    *,
+    device: torch.device,
+    data_dir: Path,
+    results: Path,
+    workers: int = 0,
+    cache_bytes: int = 1 << 30,
+    stop_after: int | None = None,
+) -> dict[str, Any]:
+    """Train ``run`` with ``seed`` and write its folder (docs/architecture.md, Results).
+
+    A run without a recipe (released weights) is loaded and written in the same form.
+
+    Args:
+        workers: processes that decode images ahead; 0 decodes in this process.
+        cache_bytes: memory for decoded images, per process.
+        stop_after: leave a checkpoint and stop after so many updates (tests of resuming).
+
+    Raises:
+        Diverged: naming the update; the last good checkpoint is kept.
+    """
+    clock = Clock(device)
+    config = run.config
+    folder = run.directory(results, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    info = read_json(data_dir / "prepared" / config["test"]["dataset"] / "dataset.json")
+    classes = {task: len(info["classes"][task]) for task in ("semantic",)}
+    net = build(config["net"], classes)
+    initialise(net, seed)
+    parent = None
+    if run.parent:
+        dataset_name, name = run.parent.split("/")
+        parent = results / dataset_name / name / f"seed{seed}" / "model.safetensors"
+    left_random, archives = start(net, config["weights"], data_dir, parent)
+    if left_random:
+        print(f"{run.id}: not in the backbone, left at a random start: {', '.join(left_random)}",
+              file=sys.stderr)
+    net.to(device, memory_format=torch.channels_last)
+    record: dict[str, Any] = {"updates": 0, "images": 0, "seconds": 0.0, "images_per_second": None,
+                              "loss": None}
+    precision = "fp32"
+    if config["recipe"] is not None:
+        precision = config["recipe"]["precision"]
+        dataset = load_set(data_dir, config["train"], cache_bytes)
+        archives = archives + dataset.info["archives"]
+        training = Training(run, seed, net, dataset, device, folder / f"checkpoint-{run.hash}.pt")
+        finished = _loop(training, data_dir, workers, stop_after)
+        if not finished:
+            return {}
+        write_rows(folder / "loss.csv", LOSS_FIELDS, training.rows)
+        write_rows(folder / "validation.csv", VALIDATION_FIELDS, training.validation)
+        images = training.updates * training.batch
+        record = {
+            "updates": training.updates,
+            "images": images,
+            "seconds": round(training.seconds, 3),
+            "images_per_second": round(images / max(training.seconds, 1e-9), 3),
+            "loss": training.rows[-1]["loss"],
+        }
+    else:
+        for name, fields in (("loss", LOSS_FIELDS), ("validation", VALIDATION_FIELDS)):
+            write_rows(folder / f"{name}.csv", fields, [])
+    provenance = clock.provenance(precision=precision, seed=seed, archives=archives)
+    about = {
+        "net": config["net"], "classes": info["classes"], "input": config["input"],
+        "run": run.id, "seed": seed, "config_hash": run.hash, "archives": provenance["archives"],
+    }
+    weights = folder / "model.safetensors"
+    save(weights, named_tensors(net), about)
+    result = {
+        "run": run.name, "dataset": run.dataset, "seed": seed,
+        "weights_sha256": digest(weights), **record,
+        "random_layers": left_random,
+        "train_images": len(dataset) if config["recipe"] is not None else 0,
+        "subset": any(a.get("subset") for a in archives),
+        "peak_memory_bytes": provenance["peak_memory_bytes"],
+        "config": config, "config_hash": run.hash, "provenance": provenance,
+    }
+    write_json(folder / "train.json", result)
+    for old in folder.glob("checkpoint-*.pt"):
+        old.unlink()
+    return result
+
+
+def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | None) -> bool:
+    """Run to the end, or to ``stop_after`` updates; True at the end."""
+    recipe, run, device = training.recipe, training.run, training.device
+    if training.restore():
+        print(f"{run.id}: resumed at update {training.update}", file=sys.stderr)
+    remaining = [g for groups in training.groups[training.update :] for g in groups]
+    batches = loader(training.stream, remaining, workers, device.type == "cuda")
+    every = recipe["validate"]
+    validation_set = load_set(data_dir, run.config["test"]) if every else None
+    training.net.train()
+    before = training.seconds
+    begun = saved = time.perf_counter()
+    bar = tqdm(
+        total=training.updates * training.batch, initial=training.update * training.batch,
+        unit="img", desc=f"{run.id} seed {training.seed}", mininterval=1.0, dynamic_ncols=True,
+    )
+    first = training.update
+    with bar:
+        while training.update < training.updates:
+            training.step(batches)
+            bar.update(training.batch)
+            last = training.update == training.updates
+            stopping = stop_after is not None and training.update - first >= stop_after
+            seen = training.update * training.batch
+            validating = bool(every) and (last or seen // every > (seen - training.batch) // every)
+            if training.update % LOG_EVERY == 0 or last:
+                loss = training.log(before + time.perf_counter() - begun)
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if validating and validation_set is not None:
+                paused = time.perf_counter()
+                training.seconds = before + paused - begun
+                _validate(training, validation_set)
+                begun += time.perf_counter() - paused
+            now = time.perf_counter()
+            if not last and (stopping or now - saved > CHECKPOINT_SECONDS):
+                if training.update % LOG_EVERY == 0 or stopping:
+                    training.seconds = before + now - begun
+                    training.save_checkpoint()
+                    begun += time.perf_counter() - now
+                    saved = time.perf_counter()
+                if stopping:
+                    return False
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    training.seconds = before + time.perf_counter() - begun
+    return True
+
+
+def _validate(training: Training, dataset: SegmentationSet) -> None:
+    done = evaluate(
+        training.net, dataset, training.run.config["input"], training.device,
+        training.recipe["precision"],
+    )
+    task = next(iter(done.matrices))
+    found = done.matrices[task].scores()
+    tqdm.write(
+        f"{training.run.id} seed {training.seed}: mean IU {found.mean_iu or 0:.4f} after "
+        f"{training.update * training.batch} images, {training.seconds:.0f} s",
+        file=sys.stderr,
+    )
+    training.validation.append(
+        {
+            "update": training.update,
+            "images": training.update * training.batch,
+            "seconds": round(training.seconds, 3),
+            "pixel_accuracy": found.pixel_accuracy,
+            "mean_accuracy": found.mean_accuracy,
+            "mean_iu": found.mean_iu,
+            "frequency_weighted_iu": found.frequency_weighted_iu,
+        }
+    )

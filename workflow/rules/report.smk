@@ -1,0 +1,70 @@
+# The report, and one target per table and figure: `snakemake table1` makes what the table needs and
+# renders the report from whatever results there are.
+REPORT = "reports/tables.html"
+RUNS = list(SUITE.runs.values())
+
+
+def results_of(runs):
+    timed = [run for run in runs if run.time]
+    return each("metrics.json", runs) + [f"results/{r.id}/seed{r.seeds[0]}/timing.json" for r in timed]
+
+
+BOUNDS = [f"results/{bound['dataset']}/bounds.json" for bound in SUITE.bounds]
+RENDER = f"python -m fcn report {SUITE_OPTION} --data-dir '{DATA}'"
+
+
+rule report:
+    # After a failure (onerror, below) it is rendered again from what there is.
+    input:
+        [] if config["partial"] else results_of(RUNS) + BOUNDS + ["results/architecture.json"],
+        "config/tables.yaml",
+        "config/paper_numbers.csv",
+    output:
+        REPORT,
+        "reports/tables.csv",
+        "reports/tables.md",
+        "reports/tables.tex",
+    params:
+        rows=fingerprint([[r.id, r.title, r.note, r.hash, [[x.table, x.row] for x in r.rows]] for r in RUNS]),
+    log:
+        "logs/report.log",
+    benchmark:
+        "logs/report.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu_share=0,
+    shell:
+        "{RENDER} > {log} 2>&1"
+
+
+for table in SUITE.tables:
+
+    rule:
+        name:
+            table
+        input:
+            results_of([run for run in RUNS if table in {row.table for row in run.rows}]),
+            BOUNDS if table == "bounds" else [],
+            "results/architecture.json",
+        log:
+            f"logs/{table}.log",
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            gpu_share=0,
+        shell:
+            "{RENDER} > {log} 2>&1"
+
+
+onerror:
+    # A failed run must not cost the report: it is rendered with a hole that names the log.
+    if not config["partial"]:
+        conda = " --use-conda" if "conda" in {str(m) for m in workflow.deployment_settings.deployment_method} else ""
+        shell(
+            "{sys.executable} -m snakemake --nolock --cores 1 --quiet --force{conda} report "
+            "--config suite='{config[suite]}' seeds='{config[seeds]}' data_dir='{DATA}' "
+            "device={config[device]} partial=true || true"
+        )

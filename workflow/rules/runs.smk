@@ -1,0 +1,132 @@
+# Train, score and time each run of the suite. `gpu` is what a cluster is asked for; `gpu_share` is the
+# part of this machine's GPUs that a job takes, so that each GPU has one job (profiles/default).
+
+
+def start_of(run, seed):
+    """The sidecar of the weights that training starts from."""
+    if run.parent:
+        return [f"results/{run.parent}/seed{seed}/train.json"]
+    if run.backbone:
+        return [f"{DATA}/backbones/{run.backbone}/backbone.json"]
+    if run.released:
+        return [archive_json(SUITE.backbones[run.released]["archive"])]
+    return []
+
+
+def train_input(wildcards):
+    run = run_of(wildcards)
+    names = {run.config[part]["dataset"] for part in ("train", "test") if run.config[part]}
+    return [prepared(name) for name in sorted(names)] + start_of(run, wildcards.seed)
+
+
+rule train:
+    input:
+        train_input,
+    output:
+        "results/{dataset}/{run}/seed{seed}/train.json",
+        "results/{dataset}/{run}/seed{seed}/model.safetensors",
+        "results/{dataset}/{run}/seed{seed}/loss.csv",
+        "results/{dataset}/{run}/seed{seed}/validation.csv",
+    params:
+        config=lambda w: json.dumps(run_of(w).config, sort_keys=True),
+    log:
+        "logs/train/{dataset}/{run}/seed{seed}.log",
+    benchmark:
+        "logs/train/{dataset}/{run}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    resources:
+        gpu=1,
+        gpu_share=SHARE,
+    priority: 10
+    shell:
+        "python -m fcn train {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
+        "--data-dir '{DATA}' --device {config[device]} --threads {threads} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        "results/{dataset}/{run}/seed{seed}/train.json",
+        f"{DATA}/prepared/{{dataset}}/dataset.json",
+    output:
+        "results/{dataset}/{run}/seed{seed}/metrics.json",
+        "results/{dataset}/{run}/seed{seed}/per_image.npz",
+        "results/{dataset}/{run}/seed{seed}/predictions.json.gz",
+    params:
+        split=lambda w: run_of(w).split,
+    log:
+        "logs/evaluate/{dataset}/{run}/seed{seed}.log",
+    benchmark:
+        "logs/evaluate/{dataset}/{run}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    resources:
+        gpu=1,
+        gpu_share=SHARE,
+    priority: 10
+    shell:
+        "python -m fcn evaluate {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
+        "--data-dir '{DATA}' --device {config[device]} --threads {threads} > {log} 2>&1"
+
+
+rule time:
+    # All cores and all GPUs: nothing runs beside a measurement on this machine.
+    input:
+        f"{DATA}/prepared/{{dataset}}/dataset.json",
+    output:
+        "results/{dataset}/{run}/seed{seed}/timing.json",
+    params:
+        net=lambda w: json.dumps(run_of(w).config["net"], sort_keys=True),
+    log:
+        "logs/time/{dataset}/{run}/seed{seed}.log",
+    benchmark:
+        "logs/time/{dataset}/{run}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+        gpu_share=SHARES if GPUS else 0,
+    shell:
+        "python -m fcn time {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
+        "--data-dir '{DATA}' --device {config[device]} --threads {threads} > {log} 2>&1"
+
+
+rule upper_bounds:
+    input:
+        f"{DATA}/prepared/{{dataset}}/dataset.json",
+    output:
+        "results/{dataset}/bounds.json",
+    params:
+        split=lambda w: next(b["split"] for b in SUITE.bounds if b["dataset"] == w.dataset),
+    log:
+        "logs/bounds/{dataset}.log",
+    benchmark:
+        "logs/bounds/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu_share=0,
+    shell:
+        "python -m fcn bounds {wildcards.dataset} {params.split} --data-dir '{DATA}' > {log} 2>&1"
+
+
+rule architecture:
+    output:
+        "results/architecture.json",
+    params:
+        nets=fingerprint([SUITE.nets, [run.config["net"] for run in SUITE.runs.values()]]),
+    log:
+        "logs/architecture.log",
+    benchmark:
+        "logs/architecture.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu_share=0,
+    shell:
+        "python -m fcn architecture {SUITE_OPTION} > {log} 2>&1"
