@@ -227,9 +227,12 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     score = stage("score", _score, "Score label PNGs against truth PNGs.")
-    from fcn.score import add_arguments
-
-    add_arguments(score)
+    score.add_argument("--truth", type=Path, required=True, metavar="DIR", help="true label PNGs")
+    score.add_argument("--pred", type=Path, required=True, metavar="DIR", help="predicted label PNGs")
+    score.add_argument("--classes", type=int, required=True, metavar="N", help="classes, 0 to N-1")
+    score.add_argument("--void", type=int, default=255, metavar="V",
+                       help="value of void in the truth (default: %(default)s)")
+    score.add_argument("--json", action="store_true", help="print one JSON object")
     return top
 
 

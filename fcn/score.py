@@ -74,27 +74,6 @@ def score_folders(truth: Path, pred: Path, classes: int, void: int = VOID) -> di
     return head | asdict(matrix.scores())
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m fcn score``."""
-    parser.add_argument(
-        "--truth", type=Path, required=True, metavar="DIR", help="folder of true label PNGs"
-    )
-    parser.add_argument(
-        "--pred", type=Path, required=True, metavar="DIR", help="folder of predicted label PNGs"
-    )
-    parser.add_argument(
-        "--classes", type=int, required=True, metavar="N", help="number of classes, 0 to N-1"
-    )
-    parser.add_argument(
-        "--void",
-        type=int,
-        default=VOID,
-        metavar="V",
-        help="value of void in the truth (%(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
 def main(args: argparse.Namespace) -> None:
     """Score and print a table, or with ``--json`` one JSON object of fractions (null for 0/0)."""
     result = score_folders(args.truth, args.pred, args.classes, args.void)

@@ -11,6 +11,8 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -361,7 +363,7 @@ def test_an_ambiguous_cell_is_a_sentence(tmp_path: Path):
     suite = make_suite()
     with pytest.raises(UserError, match="name the dataset"):
         fcn.report.render(
-            Suite(**{**suite.__dict__, "tables": {"context": table}}),
+            replace(suite, tables={"context": table}),
             tmp_path,
             tmp_path,
             tmp_path / "out",
@@ -621,6 +623,50 @@ def test_any_broken_file_leaves_the_report_standing(tmp_path: Path, name: str, c
     assert len(summary["problems"]) == 1
     assert f"results/voc2011/fcn32s/seed0/{name}" in summary["problems"][0]
     assert summary["problems"][0].split(":")[0] in page.text
+
+
+def positions(value: Any, path: tuple = ()) -> list[tuple]:
+    """Every place in a JSON value, lists by their first entry."""
+    inner: list[tuple[Any, Any]] = list(value.items()) if isinstance(value, dict) else []
+    inner += enumerate(value[:1]) if isinstance(value, list) else ()
+    return [path, *(p for key, part in inner for p in positions(part, (*path, key)))]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_a_wrong_value_anywhere_leaves_the_report_standing(data: Any):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        rows = (("table2", "FCN-32s"), ("table1", "FCN-VGG16"), ("figure5", "full images"))
+        run, other = make_run("voc2011/fcn32s", rows), make_run("voc2011/fcn16s", rows)
+        result = write_result(root / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+        write_result(root / "results", other, 0, (0.9, 0.7, 0.4321, 0.8))
+        write_bounds(root / "results", {"nearest": {"128": 0.5}})
+        nets = {"voc-fcn32s": {"parameters": 3, "receptive_field_note": "x"}}
+        write(root / "results" / "architecture.json", {"nets": nets})
+        path = data.draw(
+            st.sampled_from(
+                [
+                    *(result / f"{name}.json" for name in ("metrics", "train", "timing")),
+                    root / "results" / "voc2011" / "bounds.json",
+                    root / "results" / "architecture.json",
+                ]
+            )
+        )
+        value = json.loads(path.read_text())
+        place = data.draw(st.sampled_from(positions(value)))
+        wrong = data.draw(st.sampled_from([None, "x", [], [1], 3, -1e300, {"a": 1}, True]))
+        inner = value
+        for key in place[:-1]:
+            inner = inner[key]
+        if place:
+            inner[place[-1]] = wrong
+        write(path, value if place else wrong)
+        suite = make_suite(run, other)
+        names = ("table1", "table2", "figure5", "bounds")
+        suite = replace(suite, tables={name: TABLES[name] for name in names})
+        page, _, _ = render(suite, root)
+        assert "43.2" in page.status("table2", other.id)
 
 
 def test_files_of_different_configurations_are_named(tmp_path: Path):
