@@ -13,6 +13,8 @@ from fcn.spec import fingerprint, load_suite
 
 validate(config, "../../config/schemas/config.yaml")
 
+for key in ("mirror_is_subset", "partial"):  # --config key=true arrives as a string
+    config[key] = str(config[key]).lower() == "true"
 DATA = config["data_dir"]
 SHARES = 840  # of profiles/default: divisible by 1 to 8 GPUs
 GPUS = gpu_count() if config["device"] != "cpu" else 0
