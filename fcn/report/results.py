@@ -204,10 +204,11 @@ def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
 def find_log(results: Path, run_id: str, seed: int, after: float) -> str | None:
     """The newest log of a run and seed written after ``after`` (seconds since 1970), or None.
 
-    Logs lie beside ``results``: ``logs/STAGE/DATASET/RUN/seedK.log``.
+    Logs lie beside ``results``: ``logs/train/DATASET/RUN/seedK.log``, ``logs/evaluate/...``.
     """
     logs = results.parent / "logs"
-    found = [p for p in logs.glob(f"*/{run_id}/seed{seed}.log") if p.stat().st_mtime > after]
+    paths = [logs / stage / run_id / f"seed{seed}.log" for stage in ("train", "evaluate")]
+    found = [path for path in paths if path.exists() and path.stat().st_mtime > after]
     if not found:
         return None
     return shown(max(found, key=lambda path: (path.stat().st_mtime, path.as_posix())), results)
