@@ -93,7 +93,7 @@ def _fully_connected(
     for name, size, padding in (("fc6", kernel, pad), ("fc7", 1, 0)):
         layers.add(name, nn.Conv2d(layers.channels, hidden, size, 1, padding))
         layers.add(name.replace("fc", "relu"), nn.ReLU(inplace=True))
-        layers.add(name.replace("fc", "drop"), nn.Dropout(dropout, inplace=True))
+        layers.add(name.replace("fc", "drop"), nn.Dropout(dropout))
         layers.channels = hidden
     return {"drop7": hidden}
 
@@ -212,7 +212,7 @@ def _googlenet(variant: str, net: dict[str, Any], channels: int, pad: int | None
         kernel = 7
         layers.add("pool5/7x7_s1", nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=False))
         taps["pool5/7x7_s1"] = layers.channels
-    layers.add("pool5/drop_7x7_s1", nn.Dropout(net["dropout"], inplace=True))
+    layers.add("pool5/drop_7x7_s1", nn.Dropout(net["dropout"]))
     taps["pool5/drop_7x7_s1"] = layers.channels
     return Trunk(layers, taps, classifier_pool=7)
 
