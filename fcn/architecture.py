@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from fcn.files import write_json
 from fcn.nets import FCN, build
-
 from fcn.nets.trunks import Branches
 from fcn.spec import Suite
 
@@ -54,7 +53,8 @@ def describe(net: dict[str, Any], classes: int) -> dict[str, Any]:
         "conv_layers": conv_layers(built.trunk) + 1,
         "receptive_field": field,
         "max_stride": int(head.cells.stride),
-        "stride": int(built.geometries[net["skips"][-1]].stride) if net["skips"]
+        "stride": int(built.geometries[net["skips"][-1]].stride)
+        if net["skips"]
         else int(head.cells.stride),
         "crop_offsets": [*(step[2] for step in head.steps), head.offset],
         "gflop": round(gflop(built), 2),
@@ -75,11 +75,11 @@ def architecture(suite: Suite, results: Path) -> dict[str, Any]:
     for name in suite.nets:
         nets[name] = describe(suite.resolved_net(name), 21)
     runs = {
-        run.id: describe(run.config["net"], len(suite.datasets[run.dataset].get("classes") or []) or 21)
+        run.id: describe(
+            run.config["net"], len(suite.datasets[run.dataset].get("classes") or []) or 21
+        )
         for run in suite.runs.values()
     }
     result = {"nets": nets, "runs": runs, "input": list(SIZE)}
     write_json(results / "architecture.json", result)
     return result
-
-

@@ -95,7 +95,9 @@ def upper_bounds(
     """
     counts = {
         (method, void, factor): torch.zeros(classes, classes + 1, dtype=torch.int64)
-        for method in METHODS for void in VOIDS for factor in factors
+        for method in METHODS
+        for void in VOIDS
+        for factor in factors
     }
     images = 0
     for label in labels:
@@ -115,13 +117,20 @@ def upper_bounds(
 
 
 def _write(
-    dataset: str, split: str, labels: Iterable[np.ndarray], classes: int, results: Path,
+    dataset: str,
+    split: str,
+    labels: Iterable[np.ndarray],
+    classes: int,
+    results: Path,
     about: dict[str, Any],
 ) -> dict[str, Any]:
     clock = Clock(torch.device("cpu"))
     images, methods = upper_bounds(tqdm(labels, desc=f"bounds {dataset}", mininterval=1.0), classes)
     result = {
-        "dataset": dataset, "split": split, "images": images, **about,
+        "dataset": dataset,
+        "split": split,
+        "images": images,
+        **about,
         "methods": methods,
         "explanations": METHODS | VOIDS,
         "provenance": clock.provenance(
@@ -156,7 +165,9 @@ def _labels(place: Path, classes: int, void: int) -> Iterator[np.ndarray]:
     try:
         archive = tarfile.open(place)
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"{place}: neither a folder nor a readable tar of PNGs ({error}).") from None
+        raise UserError(
+            f"{place}: neither a folder nor a readable tar of PNGs ({error})."
+        ) from None
     with archive:
         for member in archive:
             if member.name.endswith(".png") and (file := archive.extractfile(member)):

@@ -1,7 +1,7 @@
 """Score a net on a split: one confusion matrix, per-image counts, predictions as COCO RLE."""
 
 import time
-from collections.abc import Callable, Iterator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,20 @@ def evaluate_run(
         entries.extend(encode_prediction(name, labels["semantic"]))
 
     done = evaluate(
-        net, dataset, run.config["input"], device, precision, workers, keep,
+        net,
+        dataset,
+        run.config["input"],
+        device,
+        precision,
+        workers,
+        keep,
         progress=lambda batches: tqdm(
-            batches, total=len(dataset), unit="img", desc=f"score {run.id} seed {seed}",
-            mininterval=1.0, dynamic_ncols=True,
+            batches,
+            total=len(dataset),
+            unit="img",
+            desc=f"score {run.id} seed {seed}",
+            mininterval=1.0,
+            dynamic_ncols=True,
         ),
     )
     counts = {
@@ -149,11 +159,17 @@ def evaluate_run(
         [{"id": i, "name": name} for i, name in enumerate(dataset.classes["semantic"])],
     )
     archives = trained["provenance"]["archives"]
-    archives = archives + [a for a in dataset.info["archives"] if a["name"] not in
-                           {known["name"] for known in archives}]
+    archives = archives + [
+        a
+        for a in dataset.info["archives"]
+        if a["name"] not in {known["name"] for known in archives}
+    ]
     provenance = clock.provenance(precision=precision, seed=seed, archives=archives)
     result = {
-        "run": run.name, "dataset": run.dataset, "split": run.split, "seed": seed,
+        "run": run.name,
+        "dataset": run.dataset,
+        "split": run.split,
+        "seed": seed,
         "images": len(dataset),
         "subset": bool(dataset.info["subset"] or trained["subset"]),
         "notes": dataset.info["notes"],
@@ -162,7 +178,9 @@ def evaluate_run(
         },
         "seconds": round(done.seconds, 3),
         "weights_sha256": trained["weights_sha256"],
-        "config": run.config, "config_hash": run.hash, "provenance": provenance,
+        "config": run.config,
+        "config_hash": run.hash,
+        "provenance": provenance,
     }
     write_json(folder / "metrics.json", result)
     return result

@@ -54,8 +54,9 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
     fcn = FCN(net, {"semantic": 2})
     initialise(fcn, task["seed"])
     model = Classifier(fcn, len(classification_classes())).to(memory_format=torch.channels_last)
-    images, labels = (torch.from_numpy(a) for a in
-                      classification(task["seed"], task["images"], task["size"]))
+    images, labels = (
+        torch.from_numpy(a) for a in classification(task["seed"], task["images"], task["size"])
+    )
     updates = task["epochs"] * len(images) // task["batch"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=task["learning_rate"], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -104,7 +105,12 @@ def _accuracy(model: Classifier, definition: dict[str, Any], task: dict[str, Any
     right = 0
     with torch.inference_mode():
         for start in range(0, HELD_OUT, 100):
-            x = preprocess(torch.from_numpy(images[start : start + 100]), definition["input"],
-                           torch.device("cpu"))
-            right += int((model(x).argmax(1) == torch.from_numpy(labels[start : start + 100])).sum())
+            x = preprocess(
+                torch.from_numpy(images[start : start + 100]),
+                definition["input"],
+                torch.device("cpu"),
+            )
+            right += int(
+                (model(x).argmax(1) == torch.from_numpy(labels[start : start + 100])).sum()
+            )
     return right / HELD_OUT

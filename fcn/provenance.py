@@ -17,8 +17,18 @@ import torch
 import fcn
 from fcn.spec import ROOT
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "pycocotools", "scikit-image",
-            "scipy", "pandas", "snakemake")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "pycocotools",
+    "scikit-image",
+    "scipy",
+    "pandas",
+    "snakemake",
+)
 
 
 def code_version() -> dict[str, Any]:

@@ -218,8 +218,12 @@ def _explain(error: jsonschema.ValidationError) -> str:
         kinds = {"object": dict, "string": str, "array": list}
         context = [e for e in error.context if e.validator not in ("type", "const", "required")]
         typed = [
-            e for e in context if e.parent is not None and isinstance(
-                error.instance, kinds.get(str(error.schema.get("type", "object")), object))
+            e
+            for e in context
+            if e.parent is not None
+            and isinstance(
+                error.instance, kinds.get(str(error.schema.get("type", "object")), object)
+            )
         ]
         if not typed:
             break
@@ -229,7 +233,9 @@ def _explain(error: jsonschema.ValidationError) -> str:
         allowed = sorted(error.schema.get("properties", {}))
         for key in error.instance:
             if key not in allowed:
-                return f"{where}: {unknown('key', str(key), allowed)} Allowed: {', '.join(allowed)}."
+                return (
+                    f"{where}: {unknown('key', str(key), allowed)} Allowed: {', '.join(allowed)}."
+                )
     if error.validator == "enum":
         return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}."
     if error.validator in ("oneOf", "anyOf"):
@@ -259,7 +265,9 @@ def _resolve(
         if entry not in library:
             raise UserError(f"{where}.{kind}: {unknown(kind, entry, library)}")
         if entry in seen:
-            raise UserError(f"{where}.{kind}: the bases {' -> '.join((*seen, entry))} form a circle.")
+            raise UserError(
+                f"{where}.{kind}: the bases {' -> '.join((*seen, entry))} form a circle."
+            )
         return _resolve(kind, library[entry], library, where, (*seen, entry))
     entry = dict(entry)
     base = entry.pop("base", None)
@@ -276,7 +284,9 @@ def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
     Raises:
         UserError: naming file, key and what is allowed.
     """
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else CONFIG / "suites" / f"{name}.yaml"
+    path = (
+        Path(name) if str(name).endswith((".yaml", ".yml")) else CONFIG / "suites" / f"{name}.yaml"
+    )
     if not path.exists():
         known = sorted(p.stem for p in (CONFIG / "suites").glob("*.yaml"))
         raise UserError(f"suite {name!r}: {path} does not exist; there are: {', '.join(known)}.")
@@ -306,7 +316,15 @@ def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
     )
     entries = {key: _with_bases(key, raw["runs"], path) for key in raw["runs"]}
     for key, entry in entries.items():
-        _build_run(key, entry, suite, recipes, chosen or tuple(raw.get("seeds", [0])), bool(chosen), entries)
+        _build_run(
+            key,
+            entry,
+            suite,
+            recipes,
+            chosen or tuple(raw.get("seeds", [0])),
+            bool(chosen),
+            entries,
+        )
     for bound in suite.bounds:
         if bound["dataset"] not in datasets:
             raise UserError(f"{path}: bounds: {unknown('data set', bound['dataset'], datasets)}")
@@ -377,8 +395,19 @@ def _build_run(
     if trained:
         recipe = _merge(RECIPE_DEFAULTS, _resolve("recipe", entry["recipe"], recipes, where))
         recipe.pop("source", None)
-        missing = [k for k in ("images", "batch", "learning_rate", "momentum", "weight_decay",
-                               "normalize", "sampling") if k not in recipe]
+        missing = [
+            k
+            for k in (
+                "images",
+                "batch",
+                "learning_rate",
+                "momentum",
+                "weight_decay",
+                "normalize",
+                "sampling",
+            )
+            if k not in recipe
+        ]
         if missing:
             raise UserError(f"{where}.recipe: the key {missing[0]!r} is missing.")
         if "train" not in entry:
@@ -397,7 +426,11 @@ def _build_run(
     config = {
         "run": key,
         "train": train,
-        "test": {"dataset": dataset, "split": entry["split"], "definition": fingerprint(definition)},
+        "test": {
+            "dataset": dataset,
+            "split": entry["split"],
+            "definition": fingerprint(definition),
+        },
         "net": net,
         "weights": weights,
         "input": convention,
@@ -450,8 +483,12 @@ def _weights(
         if parent is None:
             chain = entries[parent_key].get("weights")
             if isinstance(chain, dict) and chain.get("run") in (key, key.split("/")[1]):
-                raise UserError(f"{where}.weights.run: {key} and {parent_key} start from each other.")
-            parent = _build_run(parent_key, entries[parent_key], suite, recipes, seeds, forced, entries)
+                raise UserError(
+                    f"{where}.weights.run: {key} and {parent_key} start from each other."
+                )
+            parent = _build_run(
+                parent_key, entries[parent_key], suite, recipes, seeds, forced, entries
+            )
         return {"run": parent_key, "hash": parent.hash}, parent.config["input"]
     library = suite.backbones
     name = given.get("backbone") or given.get("released")

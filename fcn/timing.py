@@ -87,7 +87,9 @@ def time_run(
         precisions = ["fp32"] + (["tf32", "bf16"] if device.type == "cuda" else ["bf16"])
         for precision in precisions:
             mark = "" if precision == "fp32" else f"_{precision}"
-            plan.append((f"synchronised{mark}", forward, precision, min(WARMUP, few), trials, False))
+            plan.append(
+                (f"synchronised{mark}", forward, precision, min(WARMUP, few), trials, False)
+            )
             plan.append((f"with_transfer{mark}", label, precision, min(WARMUP, few), trials, True))
         for name, call, precision, warmup, count, transfer in plan:
             with arithmetic(precision, device):
@@ -97,8 +99,13 @@ def time_run(
                     "includes_transfer": transfer,
                 }
     result = {
-        "run": run.name, "dataset": run.dataset, "seed": seed, "net": run.config["net"],
-        "input": list(size), "protocols": protocols, "config_hash": run.hash,
+        "run": run.name,
+        "dataset": run.dataset,
+        "seed": seed,
+        "net": run.config["net"],
+        "input": list(size),
+        "protocols": protocols,
+        "config_hash": run.hash,
         "provenance": clock.provenance(precision="see protocols", seed=seed),
     }
     write_json(run.directory(results, seed) / "timing.json", result)

@@ -30,8 +30,13 @@ CHECKPOINT_SECONDS = 120.0
 DIVERGED = 20.0  # times ln(classes): the loss of a net that does worse than no net at all
 LOSS_FIELDS = ("update", "images", "seconds", "loss", "learning_rate")
 VALIDATION_FIELDS = (
-    "update", "images", "seconds",
-    "pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu",
+    "update",
+    "images",
+    "seconds",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "mean_iu",
+    "frequency_weighted_iu",
 )
 
 
@@ -43,7 +48,12 @@ class Training:
     """The state of one training: net, optimiser, position, log. Saved and restored whole."""
 
     def __init__(
-        self, run: Run, seed: int, net: FCN, dataset: SegmentationSet, device: torch.device,
+        self,
+        run: Run,
+        seed: int,
+        net: FCN,
+        dataset: SegmentationSet,
+        device: torch.device,
         checkpoint: Path,
     ) -> None:
         recipe = run.config["recipe"]
@@ -61,7 +71,12 @@ class Training:
         order = image_order(len(dataset), self.updates * self.batch, recipe["sampling"], seed)
         head = next(iter(net.heads.values()))
         self.stream = Changed(
-            dataset, order, seed, recipe["mirror"], recipe["jitter"], recipe["patch_keep"],
+            dataset,
+            order,
+            seed,
+            recipe["mirror"],
+            recipe["jitter"],
+            recipe["patch_keep"],
             (int(head.cells.stride), float(head.cells.start)),
         )
         sizes = dataset.sizes
@@ -145,7 +160,8 @@ class Training:
             if not math.isfinite(value) or value > DIVERGED * math.log(max(2, self.classes)):
                 last = (
                     f"the last good checkpoint is {self.checkpoint}"
-                    if self.checkpoint.exists() else "there is no checkpoint before it"
+                    if self.checkpoint.exists()
+                    else "there is no checkpoint before it"
                 )
                 raise Diverged(
                     f"{self.run.id} seed {self.seed}: the loss per pixel was {value:.4g} at update "
@@ -210,11 +226,18 @@ def train(
         parent = results / dataset_name / name / f"seed{seed}" / "model.safetensors"
     left_random, archives = start(net, config["weights"], data_dir, parent)
     if left_random:
-        print(f"{run.id}: not in the backbone, left at a random start: {', '.join(left_random)}",
-              file=sys.stderr)
+        print(
+            f"{run.id}: not in the backbone, left at a random start: {', '.join(left_random)}",
+            file=sys.stderr,
+        )
     net.to(device, memory_format=torch.channels_last)
-    record: dict[str, Any] = {"updates": 0, "images": 0, "seconds": 0.0, "images_per_second": None,
-                              "loss": None}
+    record: dict[str, Any] = {
+        "updates": 0,
+        "images": 0,
+        "seconds": 0.0,
+        "images_per_second": None,
+        "loss": None,
+    }
     precision = "fp32"
     if config["recipe"] is not None:
         precision = config["recipe"]["precision"]
@@ -239,19 +262,29 @@ def train(
             write_rows(folder / f"{name}.csv", fields, [])
     provenance = clock.provenance(precision=precision, seed=seed, archives=archives)
     about = {
-        "net": config["net"], "classes": info["classes"], "input": config["input"],
-        "run": run.id, "seed": seed, "config_hash": run.hash, "archives": provenance["archives"],
+        "net": config["net"],
+        "classes": info["classes"],
+        "input": config["input"],
+        "run": run.id,
+        "seed": seed,
+        "config_hash": run.hash,
+        "archives": provenance["archives"],
     }
     weights = folder / "model.safetensors"
     save(weights, named_tensors(net), about)
     result = {
-        "run": run.name, "dataset": run.dataset, "seed": seed,
-        "weights_sha256": digest(weights), **record,
+        "run": run.name,
+        "dataset": run.dataset,
+        "seed": seed,
+        "weights_sha256": digest(weights),
+        **record,
         "random_layers": left_random,
         "train_images": len(dataset) if config["recipe"] is not None else 0,
         "subset": any(a.get("subset") for a in archives),
         "peak_memory_bytes": provenance["peak_memory_bytes"],
-        "config": config, "config_hash": run.hash, "provenance": provenance,
+        "config": config,
+        "config_hash": run.hash,
+        "provenance": provenance,
     }
     write_json(folder / "train.json", result)
     for old in folder.glob("checkpoint-*.pt"):
@@ -272,8 +305,12 @@ def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | No
     before = training.seconds
     begun = saved = time.perf_counter()
     bar = tqdm(
-        total=training.updates * training.batch, initial=training.update * training.batch,
-        unit="img", desc=f"{run.id} seed {training.seed}", mininterval=1.0, dynamic_ncols=True,
+        total=training.updates * training.batch,
+        initial=training.update * training.batch,
+        unit="img",
+        desc=f"{run.id} seed {training.seed}",
+        mininterval=1.0,
+        dynamic_ncols=True,
     )
     first = training.update
     with bar:
@@ -309,7 +346,10 @@ def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | No
 
 def _validate(training: Training, dataset: SegmentationSet) -> None:
     done = evaluate(
-        training.net, dataset, training.run.config["input"], training.device,
+        training.net,
+        dataset,
+        training.run.config["input"],
+        training.device,
         training.recipe["precision"],
     )
     task = next(iter(done.matrices))

@@ -27,9 +27,7 @@ def image_order(count: int, total: int, sampling: str, seed: int) -> np.ndarray:
     return np.concatenate([generator.permutation(count) for _ in range(passes)])[:total]
 
 
-def groups_of_update(
-    positions: Sequence[int], sizes: Sequence[tuple[int, int]]
-) -> list[list[int]]:
+def groups_of_update(positions: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
     """Positions of one update, split into groups of one image size of bounded pixels."""
     by_size: dict[tuple[int, int], list[list[int]]] = {}
     for position, (height, width) in zip(positions, sizes, strict=True):

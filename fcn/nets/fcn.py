@@ -85,7 +85,9 @@ class Head(nn.Module):
         self.offset = geometry.upsampled(kernel, factor).offset_of(IMAGE)
         self.cells = geometries[top]
         if self.offset < 0:
-            raise UserError("net: the padding is too small for the upsampled map to cover the image.")
+            raise UserError(
+                "net: the padding is too small for the upsampled map to cover the image."
+            )
 
     @staticmethod
     def _score(channels: int, classes: int, net: dict[str, Any]) -> nn.Conv2d:
@@ -115,9 +117,7 @@ class Head(nn.Module):
             x = self._extended(x)
             if offset > 0:
                 size_up = (up.size(x.shape[2]), up.size(x.shape[3]))
-                window = skipped[
-                    :, :, offset : offset + size_up[0], offset : offset + size_up[1]
-                ]
+                window = skipped[:, :, offset : offset + size_up[0], offset : offset + size_up[1]]
                 x = up(x, (0, 0), size_up) + score(window)
             else:
                 x = up(x, (-offset, -offset), tuple(skipped.shape[2:])) + score(skipped)
@@ -134,8 +134,10 @@ class FCN(nn.Module):
         known = list(self.trunk.taps)
         for name in [net["top"] or self.trunk.top, *net["skips"]]:
             if name not in known:
-                raise UserError(f"net: {net['architecture']} has no feature {name!r}; it has: "
-                                f"{', '.join(known)}.")
+                raise UserError(
+                    f"net: {net['architecture']} has no feature {name!r}; it has: "
+                    f"{', '.join(known)}."
+                )
         geometries: dict[str, Geometry] = {}
         geometry = IMAGE
         for name, layer in self.trunk.layers.named_children():
@@ -146,7 +148,9 @@ class FCN(nn.Module):
         self._drop_unused(net["top"] or self.trunk.top)
         self.heads = nn.ModuleDict(
             {
-                task: Head(net, self.trunk, geometries, n, SUFFIXES[task] if len(classes) > 1 else "")
+                task: Head(
+                    net, self.trunk, geometries, n, SUFFIXES[task] if len(classes) > 1 else ""
+                )
                 for task, n in classes.items()
             }
         )

@@ -50,8 +50,10 @@ class Layers:
         out = self._scaled(out, groups)
         self.add(name, nn.Conv2d(self.channels, out, kernel, stride, pad, groups=groups))
         self.channels = out
-        return self.add(name.replace("conv", "relu") if "/" not in name else f"{name}_relu",
-                        nn.ReLU(inplace=True))
+        return self.add(
+            name.replace("conv", "relu") if "/" not in name else f"{name}_relu",
+            nn.ReLU(inplace=True),
+        )
 
     def pool(self, name: str, kernel: int, stride: int, pad: int = 0) -> "Layers":
         return self.add(name, nn.MaxPool2d(kernel, stride, pad, ceil_mode=True))

@@ -37,8 +37,12 @@ def convert(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str, 
         missing = sorted({key.rsplit(".", 1)[0] for key in absent})
         unused = sorted({k.rsplit(".", 1)[0] for k in tensors} - set(_layers(trunk.layers)))
     else:
-        raise UserError(f"backbone {name}: format {definition['format']!r} is not caffe or torchvision.")
-    loaded = {k: v for k, v in named_tensors(trunk.layers).items() if k.rsplit(".", 1)[0] not in missing}
+        raise UserError(
+            f"backbone {name}: format {definition['format']!r} is not caffe or torchvision."
+        )
+    loaded = {
+        k: v for k, v in named_tensors(trunk.layers).items() if k.rsplit(".", 1)[0] not in missing
+    }
     if not loaded:
         raise UserError(f"{archive}: none of its layers belongs to {definition['architecture']}.")
     about = {
@@ -90,8 +94,12 @@ def start(
         assert parent is not None
         tensors, about = read(parent)
         scores = {n for n in named_tensors(net.heads) if n not in tensors}
-        missing = load_named(net, {k: v for k, v in tensors.items() if k in named_tensors(net)},
-                             str(parent), partial=True)
+        missing = load_named(
+            net,
+            {k: v for k, v in tensors.items() if k in named_tensors(net)},
+            str(parent),
+            partial=True,
+        )
         lost = [name for name in missing if name not in scores]
         if lost:
             raise UserError(f"{parent}: lacks {', '.join(lost[:4])}, which the net needs.")
@@ -108,8 +116,9 @@ def start(
     about = read_json(folder / "backbone.json")
     tensors, _ = read(folder / "weights.safetensors")
     own = named_tensors(net.trunk)
-    missing = load_named(net.trunk, {k: v for k, v in tensors.items() if k in own},
-                         str(folder), partial=True)
+    missing = load_named(
+        net.trunk, {k: v for k, v in tensors.items() if k in own}, str(folder), partial=True
+    )
     return sorted({name.rsplit(".", 1)[0] for name in missing}), _archives(about)
 
 

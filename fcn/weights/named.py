@@ -31,7 +31,9 @@ def load_named(
     missing = [name for name in own if name not in tensors]
     extra = [name for name in tensors if name not in own]
     if not partial and (missing or extra):
-        problem = f"lacks {', '.join(missing[:4])}" if missing else f"has also {', '.join(extra[:4])}"
+        problem = (
+            f"lacks {', '.join(missing[:4])}" if missing else f"has also {', '.join(extra[:4])}"
+        )
         raise UserError(f"{source}: these are weights of another net: the file {problem}.")
     with torch.no_grad():
         for name, target in own.items():
