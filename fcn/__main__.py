@@ -219,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     stage("preflight", _preflight, "Say what is missing to start a suite.",
           "suite", "data", "device", "mirror")
     predict = stage("predict", _predict, "Label images of one's own.", "device", "threads")
-    predict.add_argument("--net", required=True, metavar="NET", help=", ".join(PREDICT_NETS))
+    predict.add_argument("--net", required=True, metavar="NET", help=f"{', '.join(PREDICT_NETS)}, or auto: what a file of ours says")
     predict.add_argument("--weights", required=True, type=Path, metavar="FILE",
                          help="our .safetensors or a .caffemodel")
     predict.add_argument("--out", required=True, type=Path, metavar="DIR")
