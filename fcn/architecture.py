@@ -12,6 +12,7 @@ from fcn.nets.trunks import Branches
 from fcn.spec import Suite
 
 SIZE = (375, 500)  # a typical VOC image
+VOC_CLASSES = 21
 
 
 def conv_layers(module: nn.Module) -> int:
@@ -44,7 +45,7 @@ def describe(net: dict[str, Any], classes: int) -> dict[str, Any]:
     """Facts of a resolved net, all derived from its layers."""
     with torch.device("meta"):
         built = build(net, {"semantic": classes})
-    head = built.heads["semantic"]
+    head = built.head("semantic")
     pool = built.trunk.classifier_pool
     field = head.cells.receptive_field
     facts = {
@@ -70,16 +71,18 @@ def describe(net: dict[str, Any], classes: int) -> dict[str, Any]:
 
 
 def architecture(suite: Suite, results: Path) -> dict[str, Any]:
-    """Describe every named net (with VOC's 21 classes) and every run's; results/architecture.json."""
-    nets = {}
-    for name in suite.nets:
-        nets[name] = describe(suite.resolved_net(name), 21)
-    runs = {
-        run.id: describe(
-            run.config["net"], len(suite.datasets[run.dataset].get("classes") or []) or 21
-        )
-        for run in suite.runs.values()
-    }
+    """Describe every named net, with VOC's 21 classes, and every run's; results/architecture.json.
+
+    A run is left out where its data set's classes are not in the configuration but in a file.
+    """
+    nets = {name: describe(suite.resolved_net(name), VOC_CLASSES) for name in suite.nets}
+    runs = {}
+    for run in suite.runs.values():
+        classes = suite.datasets[run.dataset].get("classes")
+        if isinstance(classes, dict):
+            classes = classes.get("semantic")
+        if isinstance(classes, list):
+            runs[run.id] = describe(run.config["net"], len(classes))
     result = {"nets": nets, "runs": runs, "input": list(SIZE)}
     write_json(results / "architecture.json", result)
     return result

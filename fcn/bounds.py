@@ -1,11 +1,12 @@
 """Upper bounds on mean IU: the truth reduced and enlarged again (PAMI section 6.3).
 
 The paper does not say how it resampled, so the plausible ways are all computed. Reducing by a
-factor f gives round(n / f) (or ceil(n / f)) cells a side.
+factor f gives round(n / f) cells a side, at least one.
 """
 
 import io
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from fcn.provenance import Clock
 FACTORS = (128, 64, 32, 16, 8, 4)  # of the paper
 METHODS = {
     "nearest, nearest": "the pixel at each cell's centre; each pixel takes its cell's label",
-    "nearest, bilinear": "the pixel at each cell's centre; one-hot maps enlarged bilinearly, largest wins",
+    "nearest, bilinear": "the pixel at each cell's centre; one-hot maps enlarged bilinearly",
     "majority, nearest": "the commonest label of each cell; each pixel takes its cell's label",
     "majority, bilinear": "the commonest label of each cell; one-hot maps enlarged bilinearly",
-    "area, bilinear": "the share of each class in a cell; shares enlarged bilinearly, largest wins",
-    "antialiased, bilinear": "one-hot maps reduced by a bilinear filter as wide as the factor, enlarged bilinearly",
+    "area, bilinear": "the share of each class in a cell; shares enlarged bilinearly",
+    "antialiased, bilinear": "one-hot maps reduced by a bilinear filter as wide as the factor, "
+    "enlarged bilinearly",
 }
 VOIDS = {
     "void kept": "void is a label like the others: a valid pixel that comes out void is wrong",
@@ -62,7 +64,15 @@ def _enlarge(maps: Tensor, size: tuple[int, int], how: str) -> Tensor:
 
 
 def resampled(label: np.ndarray, classes: int, factor: int, method: str, void: str) -> Tensor:
-    """The truth reduced by ``factor`` and enlarged again: (H, W) int64, ``classes`` where void wins."""
+    """The truth reduced by ``factor`` and enlarged again.
+
+    Args:
+        label: (H, W) uint8, void 255.
+        method, void: keys of METHODS and VOIDS.
+
+    Returns:
+        (H, W) int64: the class with the largest share; ``classes`` where void has it.
+    """
     down, up = method.split(", ")
     truth = torch.from_numpy(np.ascontiguousarray(label))
     height, width = truth.shape
@@ -157,18 +167,29 @@ def bounds_of_folder(
     return _write(dataset, split, _labels(place, classes, void), classes, results, about)
 
 
+class _Member(io.BytesIO):
+    """A file inside a tar; messages name it by ``str``."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def _labels(place: Path, classes: int, void: int) -> Iterator[np.ndarray]:
     if place.is_dir():
         for path in sorted(place.glob("*.png")):
             yield read_label(path, classes, void)
         return
     try:
-        archive = tarfile.open(place)
-    except (OSError, tarfile.TarError) as error:
+        with tarfile.open(place) as archive:
+            for member in archive:
+                if member.name.endswith(".png") and (file := archive.extractfile(member)):
+                    label = _Member(file.read(), f"{place}: {member.name}")
+                    yield read_label(label, classes, void)  # type: ignore[arg-type]
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(
             f"{place}: neither a folder nor a readable tar of PNGs ({error})."
         ) from None
-    with archive:
-        for member in archive:
-            if member.name.endswith(".png") and (file := archive.extractfile(member)):
-                yield read_label(io.BytesIO(file.read()), classes, void)  # type: ignore[arg-type]

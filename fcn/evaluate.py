@@ -91,6 +91,16 @@ def load_set(data_dir: Path, reference: dict[str, Any], cache_bytes: int = 0) ->
     )
 
 
+def check_sizes(net: FCN, dataset: SegmentationSet) -> None:
+    """UserError naming the first image that is too small for ``net``."""
+    for name, size in zip(dataset.ids, dataset.sizes, strict=True):
+        if min(size) < net.least:
+            raise UserError(
+                f"{dataset.folder}: image {name} has {size[1]}x{size[0]} pixels, the net needs "
+                f"{net.least} a side; leave it out of the split or use padding: reference."
+            )
+
+
 def evaluate_run(
     run: Run,
     seed: int,
@@ -117,8 +127,9 @@ def evaluate_run(
     net = build(run.config["net"], {task: len(names) for task, names in dataset.classes.items()})
     tensors, _ = read(folder / "model.safetensors")
     load_named(net, tensors, str(folder / "model.safetensors"))
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     precision = (run.config["recipe"] or {"precision": "fp32"})["precision"]
+    check_sizes(net, dataset)
     entries: list[dict[str, Any]] = []
 
     def keep(name: str, labels: dict[str, np.ndarray]) -> None:
@@ -147,7 +158,7 @@ def evaluate_run(
         for name, values in matrix.per_image().items()
     }
     with atomic_file(folder / "per_image.npz") as temporary, temporary.open("wb") as handle:
-        np.savez_compressed(handle, ids=np.array(dataset.ids), **counts)
+        np.savez_compressed(handle, ids=np.array(dataset.ids), **counts)  # type: ignore[arg-type]
     sizes = dataset.sizes
     write_predictions(
         folder / "predictions.json.gz",

@@ -68,7 +68,7 @@ def time_run(
     clock = Clock(device)
     info = read_json(data_dir / "prepared" / run.dataset / "dataset.json")
     classes = {"semantic": len(info["classes"]["semantic"])}
-    net = build(run.config["net"], classes).to(device, memory_format=torch.channels_last).eval()
+    net = build(run.config["net"], classes).to(device).to(memory_format=torch.channels_last).eval()
     generator = torch.Generator().manual_seed(seed)
     host = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=generator)
     image = preprocess(host, run.config["input"], device)

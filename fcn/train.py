@@ -15,7 +15,7 @@ from fcn.data.dataset import SegmentationSet
 from fcn.data.stream import Changed, groups_of_update, image_order, loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
-from fcn.evaluate import evaluate, load_set, preprocess
+from fcn.evaluate import check_sizes, evaluate, load_set, preprocess
 from fcn.files import atomic_file, digest, read_json, write_json
 from fcn.loss import batch_loss
 from fcn.nets import FCN, build
@@ -61,7 +61,7 @@ class Training:
         self.recipe = recipe
         self.checkpoint = checkpoint
         self.batch = max(1, round(recipe["batch"] / recipe["patch_keep"]))
-        # Every recipe makes the updates that its images allow at p = 1: Figure 5 compares per update.
+        # As many updates as the images allow at p = 1: Figure 5 compares per update.
         self.updates = max(1, recipe["images"] // recipe["batch"])
         self.optimizer = CaffeSGD(net, recipe, device)
         self.update = 0
@@ -69,7 +69,7 @@ class Training:
         self.rows: list[dict[str, Any]] = []
         self.validation: list[dict[str, Any]] = []
         order = image_order(len(dataset), self.updates * self.batch, recipe["sampling"], seed)
-        head = next(iter(net.heads.values()))
+        cells = net.head(next(iter(dataset.classes))).cells
         self.stream = Changed(
             dataset,
             order,
@@ -77,7 +77,7 @@ class Training:
             recipe["mirror"],
             recipe["jitter"],
             recipe["patch_keep"],
-            (int(head.cells.stride), float(head.cells.start)),
+            (int(cells.stride), float(cells.start)),
         )
         sizes = dataset.sizes
         self.groups = [
@@ -230,7 +230,7 @@ def train(
             f"{run.id}: not in the backbone, left at a random start: {', '.join(left_random)}",
             file=sys.stderr,
         )
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     record: dict[str, Any] = {
         "updates": 0,
         "images": 0,
@@ -242,6 +242,7 @@ def train(
     if config["recipe"] is not None:
         precision = config["recipe"]["precision"]
         dataset = load_set(data_dir, config["train"], cache_bytes)
+        check_sizes(net, dataset)
         archives = archives + dataset.info["archives"]
         training = Training(run, seed, net, dataset, device, folder / f"checkpoint-{run.hash}.pt")
         finished = _loop(training, data_dir, workers, stop_after)

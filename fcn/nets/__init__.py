@@ -6,5 +6,5 @@ __all__ = ["FCN", "build"]
 
 
 def build(net: dict, classes: dict[str, int]) -> FCN:
-    """The FCN of a resolved net configuration (``fcn.spec``), for label set -> number of classes."""
+    """The FCN of a resolved net configuration (``fcn.spec``), for label set -> its classes."""
     return FCN(net, classes)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn.errors import UserError
-from fcn.nets.geometry import Geometry, bilinear_kernel_size, through
+from fcn.nets.geometry import Geometry, bilinear_kernel_size, cells_after, through
 from fcn.nets.trunks import Trunk, build_trunk
 from fcn.nets.upsample import Upsample
 
@@ -112,7 +112,8 @@ class Head(nn.Module):
             scale = layers.get(f"scale_{skip}{self.suffix}")
             if scale is not None:
                 skipped = scale(skipped)
-            up: Upsample = layers[name]
+            up = layers[name]
+            assert isinstance(up, Upsample)
             score = layers[f"score_{skip}{self.suffix}"]
             x = self._extended(x)
             if offset > 0:
@@ -146,6 +147,9 @@ class FCN(nn.Module):
         self.geometries = geometries
         self.wanted = frozenset([net["top"] or self.trunk.top, *net["skips"]])
         self._drop_unused(net["top"] or self.trunk.top)
+        self.least = 1  # pixels a side
+        while cells_after(self.least, self.trunk.layers) < 1:
+            self.least += 1
         self.heads = nn.ModuleDict(
             {
                 task: Head(
@@ -168,14 +172,28 @@ class FCN(nn.Module):
             image: (N, 3, H, W) float, preprocessed for the backbone.
 
         Returns:
-            label set -> (N, classes, H, W) in the dtype of the computation.
+            label set -> (N, classes, H, W) float32.
+
+        Raises:
+            UserError: an image smaller than ``least`` pixels a side (tight padding).
         """
-        features = self.trunk(image, self.wanted)
         size = (image.shape[2], image.shape[3])
+        if min(size) < self.least:
+            raise UserError(
+                f"an image of {size[1]}x{size[0]} pixels is too small for this net, which needs "
+                f"{self.least} a side; enlarge it, or use padding: reference."
+            )
+        features = self.trunk(image, self.wanted)
         return {task: head(features, size) for task, head in self.heads.items()}
 
+    def head(self, task: str) -> Head:
+        """The score layers of one label set."""
+        head = self.heads[task]
+        assert isinstance(head, Head)
+        return head
+
     def exact(self, on: bool = True) -> "FCN":
-        """Compute fixed upsampling as the authors' layers do (transposed convolution, then crop)."""
+        """Compute fixed upsampling as the authors' layers do: transposed convolution, then crop."""
         for module in self.modules():
             if isinstance(module, Upsample):
                 module.exact = on

@@ -103,6 +103,32 @@ def through(geometry: Geometry, module: nn.Module) -> Geometry:
     return geometry  # pointwise: ReLU, dropout, local response normalisation, scaling
 
 
+def cells_after(cells: int, module: nn.Module) -> int:
+    """How many cells a side ``module`` makes of ``cells``; 0 or less where it cannot be computed.
+
+    Poolings round up where they say so, and their last window starts inside the map or its padding
+    on the near side (Caffe's rule and PyTorch's).
+    """
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            cells = cells_after(cells, child)
+            if cells < 1:
+                return 0
+        return cells
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        stride, padding = _one(module.stride, "stride"), _one(module.padding, "padding")
+        extent = through(Geometry(), module).receptive_field
+        room = cells + 2 * padding - extent
+        if isinstance(module, nn.Conv2d) or not module.ceil_mode:
+            return room // stride + 1
+        out = -(-room // stride) + 1
+        return out - 1 if (out - 1) * stride >= cells + padding else out
+    branches = getattr(module, "branches", None)
+    if branches is not None:
+        return min(cells_after(cells, branch) for branch in branches)
+    return cells
+
+
 def _join(geometries: Iterable[Geometry]) -> Geometry:
     """Concatenated maps: aligned, with the largest receptive field of the branches."""
     every = list(geometries)

@@ -91,7 +91,7 @@ class Trunk(nn.Module):
 def _fully_connected(
     layers: Layers, kernel: int, pad: int, hidden: int, dropout: float
 ) -> dict[str, int]:
-    """fc6 and fc7 as convolutions (section 3.1); the feature to score is after the second dropout."""
+    """fc6 and fc7 as convolutions (section 3.1); what is scored comes after the second dropout."""
     for name, size, padding in (("fc6", kernel, pad), ("fc7", 1, 0)):
         layers.add(name, nn.Conv2d(layers.channels, hidden, size, 1, padding))
         layers.add(name.replace("fc", "relu"), nn.ReLU(inplace=True))

@@ -80,12 +80,13 @@ class Upsample(nn.Module):
         if key not in self._matrices:
             if len(self._matrices) > 512:
                 self._matrices.clear()
-            matrix = upsampling_matrix(size, self.kernel, self.stride, first, length)
-            self._matrices[key] = matrix.to(like)
+            with torch.inference_mode(False):  # training may use a matrix that validation made
+                matrix = upsampling_matrix(size, self.kernel, self.stride, first, length)
+                self._matrices[key] = matrix.to(like)
         return self._matrices[key]
 
     def forward(self, x: Tensor, first: tuple[int, int], length: tuple[int, int]) -> Tensor:
-        """Rows and columns ``first .. first + length`` of the upsampled (N, C, h, w) map, float32."""
+        """Rows and columns ``first .. first + length`` of the upsampled (N, C, h, w), float32."""
         with full_precision(x):
             return self._window(x.float(), first, length)
 
