@@ -34,7 +34,7 @@ $(READY): requirements.lock requirements-uv.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo "error: $(PYTHON) cannot make virtual environments (Debian, Ubuntu: apt install python3-venv);" \
 	       "or name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt || { \
 	  echo "error: uv could not be installed (above: why); it comes from the package registry that pip uses," \
 	       "as a wheel for this machine's system" >&2; exit 1; }

@@ -1,7 +1,9 @@
 """One set of versions: pyproject.toml asks, requirements.lock pins, environment.yml agrees."""
 
 import re
+import sys
 import tomllib
+from importlib.metadata import version
 
 import pytest
 import yaml
@@ -32,7 +34,7 @@ def pins(name):
 
 
 def locked(python, system):
-    """name -> version that the lock gives to one Python on one system."""
+    """name -> version that the lock gives to one Python on one system; {} is this one."""
     environment = {
         **system,
         "python_version": python,
@@ -82,8 +84,8 @@ def test_every_pin_has_hashes_and_no_address_is_named(name):
 def test_the_lock_answers_pyproject(python, system):
     found = locked(python, system)
     for requirement in wanted("dev"):
-        version = found[canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(version), f"{requirement} against {version}"
+        pinned = found[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pinned), f"{requirement} against {pinned}"
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: "-".join(s.values()))
@@ -106,11 +108,7 @@ def test_the_makefile_installs_with_hashes_and_names_no_registry():
 
 
 def test_the_versions_that_are_installed_are_the_locks():
-    import sys
-    from importlib.metadata import version
-
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    found = locked(python, SYSTEMS[(sys.platform == "darwin" and 2) or 0])
-    for requirement in wanted("dev"):
-        name = canonicalize_name(requirement.name)
-        assert version(name).split("+")[0] == found[name]
+    found = locked(f"{sys.version_info.major}.{sys.version_info.minor}", {})
+    names = [canonicalize_name(requirement.name) for requirement in wanted("dev")]
+    installed = {name: version(name).split("+")[0] for name in names}
+    assert installed == {name: found[name] for name in names}
