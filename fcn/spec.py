@@ -7,6 +7,8 @@ needs only what a bare Snakemake installation has (yaml, jsonschema).
 import difflib
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,6 +36,15 @@ NET_DEFAULTS: dict[str, Any] = {
     "hidden": 4096,
     "fc6_kernel": None,
 }
+RECIPE_REQUIRED = (
+    "images",
+    "batch",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "normalize",
+    "sampling",
+)
 RECIPE_DEFAULTS: dict[str, Any] = {
     "loss": "softmax",
     "schedule": "fixed",
@@ -143,6 +154,9 @@ class Suite:
         matches = [run for run in self.runs.values() if run.name == name]
         if len(matches) == 1:
             return matches[0]
+        if matches:
+            several = ", ".join(run.id for run in matches)
+            raise UserError(f"{self.path}: which run {name!r}: {several}?")
         raise UserError(f"{self.path}: {unknown('run', name, self.runs)}")
 
     def resolved_net(self, name: str) -> dict[str, Any]:
@@ -174,29 +188,46 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable text file ({error}).") from None
     except yaml.YAMLError as error:
-        where = str(getattr(error, "problem_mark", "")).strip().replace("\n", " ")
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{path}: not valid YAML: {problem} {where}.") from None
+        raise UserError(f"{path}{where}: not valid YAML: {problem}.") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number and a key given twice is an error."""
+    """YAML in which 1e-4 is a number, keys are text and stand once, and numbers are finite."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
-                )
+        keys = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise _problem(f"the key {key!r} is not text; put it in quotes", key_node)
+            if key in keys:
+                raise _problem(f"the key {key!r} stands twice", key_node)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
+    def finite(self, node: Any) -> float:
+        value = self.construct_yaml_float(node)
+        if not math.isfinite(value):
+            raise _problem(f"{node.value} is not a finite number", node)
+        return value
 
+
+def _problem(text: str, node: Any) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+
+
+_FLOAT = "tag:yaml.org,2002:float"
+_Loader.add_constructor(_FLOAT, _Loader.finite)
 _Loader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent
-    "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    _FLOAT, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
@@ -213,35 +244,77 @@ def check(value: Any, schema: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"{path}: {_explain(errors[0])}")
 
 
+_NOUNS = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
 def _explain(error: jsonschema.ValidationError) -> str:
-    while error.context:  # of several alternatives, the one that fits the value's type
-        kinds = {"object": dict, "string": str, "array": list}
-        context = [e for e in error.context if e.validator not in ("type", "const", "required")]
-        typed = [
-            e
-            for e in context
-            if e.parent is not None
-            and isinstance(
-                error.instance, kinds.get(str(error.schema.get("type", "object")), object)
-            )
-        ]
-        if not typed:
-            break
-        error = max(typed, key=lambda e: len(e.absolute_path))
-    where = ".".join(str(part) for part in error.absolute_path) or "the file"
-    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
-        allowed = sorted(error.schema.get("properties", {}))
-        for key in error.instance:
-            if key not in allowed:
-                return (
-                    f"{where}: {unknown('key', str(key), allowed)} Allowed: {', '.join(allowed)}."
-                )
+    """One sentence: where, what is wrong, what is allowed."""
+    error = _narrowed(error)
+    schema: Any = error.schema
+    value: Any = error.instance
+    given: Any = error.validator_value
+    where = ".".join(str(part) for part in error.absolute_path)
+    where = f"{where}: " if where else ""
+    meaning = f" ({schema['description'].rstrip('.')})" if "description" in schema else ""
+    if "propertyNames" in error.absolute_schema_path:
+        return (
+            f"{where}{value!r} is not the name of a run; write DATASET/RUN, in letters, digits, "
+            "'_', '.' and '-'."
+        )
+    if error.validator == "additionalProperties":
+        allowed = list(schema.get("properties", {}))
+        key = next(str(key) for key in value if key not in allowed)
+        near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"{where}there is no key {key!r} here{hint}; allowed: {', '.join(sorted(allowed))}."
+    if error.validator == "required":
+        return f"{where}the key {next(key for key in given if key not in value)!r} is missing."
     if error.validator == "enum":
-        return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}."
-    if error.validator in ("oneOf", "anyOf"):
-        text = error.schema.get("description", "one of the forms of the schema")
-        return f"{where}: {error.instance!r} is not allowed here. {text}"
-    return f"{where}: {error.message}."
+        return f"{where}{value!r} is not one of {', '.join(map(str, given))}{meaning}."
+    if error.validator == "type":
+        kinds = [given] if isinstance(given, str) else given
+        nouns = " or ".join(_NOUNS[kind] for kind in kinds)
+        return f"{where}{value!r} is not {nouns}{meaning}."
+    if error.validator in ("oneOf", "anyOf", "pattern", "const"):
+        return f"{where}{value!r} is not of an allowed form{meaning}."
+    return f"{where}{error.message}{meaning}."
+
+
+def _narrowed(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
+    """Of an error in several alternatives, the one in the alternative that is plainly meant."""
+    while error.context:
+        branches: dict[Any, list[jsonschema.ValidationError]] = {}
+        for inner in error.context:
+            branches.setdefault(inner.relative_schema_path[0], []).append(inner)
+        wrong_kind = ("type", "const", "required")
+        meant = [
+            errors
+            for errors in branches.values()
+            if not any(e.validator in wrong_kind and not e.relative_path for e in errors)
+        ]
+        if len(meant) != 1:
+            break
+        error = meant[0][0]
+    return error
+
+
+def _whole_numbers(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """``entry`` with whole numbers as int: YAML's 1e5 is a float, which JSON Schema lets pass."""
+    properties = _schema()["$defs"][kind]["properties"]
+
+    def whole(key: str, value: Any) -> Any:
+        kinds = properties[key].get("type", ())
+        return int(value) if isinstance(value, float) and "integer" in kinds else value
+
+    return {key: whole(key, value) for key, value in entry.items()}
 
 
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,8 +399,8 @@ def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
             entries,
         )
     for bound in suite.bounds:
-        if bound["dataset"] not in datasets:
-            raise UserError(f"{path}: bounds: {unknown('data set', bound['dataset'], datasets)}")
+        _dataset(bound["dataset"], suite, f"{path}: bounds")
+        _known_split(f"{path}: bounds", bound["dataset"], bound["split"], suite)
     return suite
 
 
@@ -341,7 +414,7 @@ def _seeds(seeds: str | int | None) -> tuple[int, ...]:
             chosen = tuple(int(part) for part in str(seeds).split(","))
     except ValueError:
         chosen = ()
-    if not chosen or min(chosen) < 0:
+    if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds={seeds}: give a number of seeds (3) or a list of them (0,5,7).")
     return chosen
 
@@ -386,7 +459,9 @@ def _build_run(
             raise UserError(f"{where}: the key {required!r} is missing.")
     dataset = key.split("/")[0]
     definition = _dataset(dataset, suite, where)
+    _known_split(f"{where}.split", dataset, entry["split"], suite)
     net = _merge(NET_DEFAULTS, _resolve("net", entry["net"], suite.nets, where))
+    net = _whole_numbers("net", net)
     gflop = net.pop("gflop", None)
     if "architecture" not in net:
         raise UserError(f"{where}.net: the key 'architecture' is missing.")
@@ -395,21 +470,10 @@ def _build_run(
     if trained:
         recipe = _merge(RECIPE_DEFAULTS, _resolve("recipe", entry["recipe"], recipes, where))
         recipe.pop("source", None)
-        missing = [
-            k
-            for k in (
-                "images",
-                "batch",
-                "learning_rate",
-                "momentum",
-                "weight_decay",
-                "normalize",
-                "sampling",
-            )
-            if k not in recipe
-        ]
-        if missing:
-            raise UserError(f"{where}.recipe: the key {missing[0]!r} is missing.")
+        recipe = _whole_numbers("recipe", recipe)
+        for required in RECIPE_REQUIRED:
+            if required not in recipe:
+                raise UserError(f"{where}.recipe: the key {required!r} is missing.")
         if "train" not in entry:
             raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")
     weights, convention = _weights(key, entry, suite, recipes, seeds, forced, entries, net, where)
@@ -419,9 +483,10 @@ def _build_run(
     train = None
     if trained:
         train_name, train_split = entry["train"].split("/")
-        source = _dataset(train_name, suite, where)
+        source = _dataset(train_name, suite, f"{where}.train")
         if source.get("classes") != definition.get("classes"):
             raise UserError(f"{where}.train: {train_name} and {dataset} have different classes.")
+        _known_split(f"{where}.train", train_name, train_split, suite)
         train = {"dataset": train_name, "split": train_split, "definition": fingerprint(source)}
     config = {
         "run": key,
@@ -437,13 +502,16 @@ def _build_run(
         "recipe": recipe,
         "version": entry.get("version", 1),
     }
+    own = seeds if forced else tuple(int(seed) for seed in entry.get("seeds", seeds))
+    if len(set(own)) < len(own):
+        raise UserError(f"{where}.seeds: {list(own)} names a seed twice.")
     run = Run(
         id=key,
         title=entry.get("title", key.split("/")[1]),
         note=entry.get("note"),
         config=config,
         rows=tuple(Row(r["table"], r["row"]) for r in entry.get("rows", [])),
-        seeds=(seeds if forced else tuple(entry.get("seeds", seeds))) if trained else (0,),
+        seeds=own if trained else (0,),
         time=entry.get("time", False),
         gflop=gflop,
     )
@@ -454,7 +522,28 @@ def _build_run(
 def _dataset(name: str, suite: Suite, where: str) -> dict[str, Any]:
     if name not in suite.datasets:
         raise UserError(f"{where}: {unknown('data set', name, suite.datasets)}")
-    return suite.datasets[name]
+    definition = suite.datasets[name]
+    for archive in definition.get("archives", []):
+        if archive not in suite.archives:
+            raise UserError(
+                f"{where}: data set {name}: {unknown('archive', archive, suite.archives)}"
+            )
+    return definition
+
+
+def _known_split(where: str, dataset: str, split: str, suite: Suite) -> None:
+    splits = suite.datasets[dataset].get("splits")
+    if isinstance(splits, dict) and split not in splits:
+        raise UserError(f"{where}: {unknown(f'split of {dataset}', split, splits)}")
+
+
+def _parent_of(key: str, entry: Mapping[str, Any]) -> str | None:
+    """DATASET/RUN that a run starts from; of its own data set where none is named."""
+    weights = entry.get("weights")
+    if not isinstance(weights, dict) or "run" not in weights:
+        return None
+    name = str(weights["run"])
+    return name if "/" in name else f"{key.split('/')[0]}/{name}"
 
 
 def _weights(
@@ -468,36 +557,43 @@ def _weights(
     net: dict[str, Any],
     where: str,
 ) -> tuple[Any, dict[str, Any]]:
-    """Where training starts, and the input convention (channel order, mean, std) that goes with it."""
+    """Where training starts, and the input convention that goes with it: order, mean, std."""
     given = entry["weights"]
     if given == "none":
         mean = suite.datasets[key.split("/")[0]].get("mean_bgr", [104.00699, 116.66877, 122.67892])
         return "none", {"order": "bgr", "mean": list(mean), "std": [1.0, 1.0, 1.0]}
-    if "run" in given:
-        parent_key = given["run"] if "/" in given["run"] else f"{key.split('/')[0]}/{given['run']}"
+    parent_key = _parent_of(key, entry)
+    if parent_key is not None:
+        chain, above = [key], parent_key
+        while above in entries:
+            chain.append(above)
+            if above in chain[:-1]:
+                raise UserError(
+                    f"{where}.weights.run: {' <- '.join(chain)}: a run cannot start from itself."
+                )
+            above = _parent_of(above, entries[above]) or ""
         if parent_key not in entries:
             raise UserError(f"{where}.weights.run: {unknown('run', given['run'], entries)}")
-        if parent_key == key:
-            raise UserError(f"{where}.weights.run: a run cannot start from itself.")
-        parent = suite.runs.get(parent_key)
-        if parent is None:
-            chain = entries[parent_key].get("weights")
-            if isinstance(chain, dict) and chain.get("run") in (key, key.split("/")[1]):
-                raise UserError(
-                    f"{where}.weights.run: {key} and {parent_key} start from each other."
-                )
-            parent = _build_run(
-                parent_key, entries[parent_key], suite, recipes, seeds, forced, entries
-            )
+        parent = _build_run(parent_key, entries[parent_key], suite, recipes, seeds, forced, entries)
         return {"run": parent_key, "hash": parent.hash}, parent.config["input"]
     library = suite.backbones
     name = given.get("backbone") or given.get("released")
     if name not in library:
         raise UserError(f"{where}.weights: {unknown('backbone', name, library)}")
     definition = library[name]
+    file = "archive" if "released" in given or "pretrain" not in definition else "pretrain"
+    for required in ("architecture", "input", file):
+        if required not in definition:
+            raise UserError(f"{where}.weights: backbone {name} lacks the key {required!r}.")
+    if file == "archive" and definition["archive"] not in suite.archives:
+        missing = unknown("archive", definition["archive"], suite.archives)
+        raise UserError(f"{where}.weights: backbone {name}: {missing}")
     if definition["architecture"] != net["architecture"]:
         raise UserError(
             f"{where}.weights: {name} is a {definition['architecture']}, the net a "
             f"{net['architecture']}."
         )
-    return {**given, "definition": fingerprint(definition)}, definition["input"]
+    weights = {**given, "definition": fingerprint(definition)}
+    if "released" in given:
+        weights["archive"] = definition["archive"]
+    return weights, definition["input"]
