@@ -155,7 +155,7 @@ class RunResult:
     @property
     def status(self) -> Status:
         broken = [seed for seed in self.seeds if seed.broken]
-        failed = [seed for seed in self.seeds if not seed.metrics and not seed.broken and seed.log]
+        failed = [seed for seed in self.seeds if seed.log]
         counted = {seed.seed for seed in self.counted}
         absent = [seed.seed for seed in self.seeds if seed.seed not in counted]
         why = [f"{problem}" for seed in broken for problem in seed.problems[:1]]
@@ -238,7 +238,7 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
                 result.problems.append(
                     f"{path}: made under another configuration than metrics.json."
                 )
-    elif not result.broken:
+    if not result.broken and (not result.metrics or (result.stale and not result.train)):
         trained = directory / "train.json"
         after = trained.stat().st_mtime if result.train else 0.0
         result.log = find_log(results, run.id, seed, after)

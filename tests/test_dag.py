@@ -1,0 +1,203 @@
+"""The whole DAG, run by Snakemake itself on a tiny suite, and its manners under change and failure."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SUITE = """
+title: Tiny
+notice: "Not the paper's numbers."
+threads: 1
+bounds: [{dataset: scenes, split: val}]
+datasets:
+  scenes: {reader: scenes, seed: 3, size: [40, 56], splits: {train: 12, val: 5}}
+backbones:
+  tiny:
+    architecture: vgg16
+    input: {order: rgb, mean: [124, 116, 104], std: [58, 57, 57]}
+    net: &tiny {padding: tight, width: 0.06, hidden: 8, fc6_kernel: 3}
+    pretrain: {seed: 1, images: 64, size: 32, epochs: 1, batch: 16, learning_rate: 1e-3}
+nets:
+  tiny32s: {architecture: vgg16, padding: tight, width: 0.06, hidden: 8, fc6_kernel: 3}
+  tiny16s: {base: tiny32s, skips: [pool4]}
+recipes:
+  short: {images: 24, batch: 2, normalize: true, learning_rate: 1e-2, momentum: 0.9,
+          weight_decay: 5e-4, sampling: replacement, validate: 12}
+runs:
+  scenes/a32s:
+    {title: A, train: scenes/train, split: val, net: tiny32s, weights: {backbone: tiny}, recipe: short,
+     time: false, rows: [{table: table2, row: FCN-32s}]}
+  scenes/a16s:
+    {base: scenes/a32s, title: B, net: tiny16s, weights: {run: scenes/a32s},
+     rows: [{table: table2, row: FCN-16s}]}
+  scenes/other:
+    {base: scenes/a32s, title: C, recipe: {mirror: true}}
+"""
+
+
+class Checkout:
+    """A copy of the project's files in which Snakemake runs."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        tracked = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\n")
+        for name in filter(None, tracked):
+            if (ROOT / name).is_file() and not name.startswith(("tests/", "reports/")):
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, place / name)
+        self.write(SUITE)
+
+    def write(self, suite: str) -> None:
+        (self.place / "tiny.yaml").write_text(suite)
+
+    def snakemake(self, *arguments: str, path: str = "", env: dict | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment["PATH"] = path + f"{Path(sys.executable).parent}:{environment['PATH']}"
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", "suite=tiny.yaml"],
+            cwd=self.place, env=environment | (env or {}), capture_output=True, text=True, timeout=540,
+        )
+
+    def planned(self, *arguments: str) -> list[str]:
+        """Jobs of a dry run, as ``rule run``."""
+        done = self.snakemake("-n", *arguments)
+        assert done.returncode == 0, done.stderr + done.stdout
+        text = done.stdout + done.stderr
+        return [
+            f"{rule} {run or ''}".strip()
+            for rule, run in re.findall(
+                r"^(?:local)?rule (\w+):(?:\n    .*)*?(?:\n    wildcards: .*?run=(\w+).*)?(?=\n    (?!wildcards)|\n\n|\Z)",
+                text, re.M,
+            )
+        ]
+
+    def metrics(self, run: str) -> dict:
+        return json.loads((self.place / f"results/scenes/{run}/seed0/metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    checkout = Checkout(tmp_path_factory.mktemp("dag") / "checkout")
+    done = checkout.snakemake()
+    assert done.returncode == 0, done.stderr[-4000:]
+    return checkout
+
+
+def test_the_report_holds_what_the_runs_measured(finished: Checkout) -> None:
+    rows = list(csv.DictReader((finished.place / "reports/tables.csv").open()))
+    for run, row in (("a32s", "FCN-32s"), ("a16s", "FCN-16s")):
+        found = [
+            r for r in rows
+            if r["table"] == "table2" and r["row"] == row and r["metric"] == "mean_iu" and r["run"].endswith(run)
+        ]
+        assert len(found) == 1
+        assert float(found[0]["ours_mean"]) == pytest.approx(
+            100 * finished.metrics(run)["tasks"]["semantic"]["mean_iu"]
+        )
+    html = (finished.place / "reports/tables.html").read_text()
+    assert "Not the paper&#39;s numbers." in html or "Not the paper's numbers." in html
+
+
+def test_a_finished_tree_has_nothing_to_do_even_after_it_moved(finished: Checkout) -> None:
+    assert "Nothing to be done" in finished.snakemake("-n").stdout + finished.snakemake("-n").stderr
+    moved = finished.place.with_name("moved")
+    finished.place.rename(moved)
+    try:
+        original, finished.place = finished.place, moved
+        done = finished.snakemake("-n")
+        assert "Nothing to be done" in done.stdout + done.stderr
+    finally:
+        finished.place = original
+        moved.rename(original)
+
+
+def test_a_copied_checkout_retrains_nothing(finished: Checkout, tmp_path: Path) -> None:
+    shutil.copytree(finished.place, tmp_path / "copy", copy_function=shutil.copy)  # new mtimes
+    copy = Checkout.__new__(Checkout)
+    copy.place = tmp_path / "copy"
+    assert not [job for job in copy.planned() if job.startswith(("train", "fetch", "prepare", "backbone"))]
+
+
+def test_a_changed_run_reruns_itself_and_what_depends_on_it(finished: Checkout) -> None:
+    try:
+        finished.write(SUITE.replace("recipe: {mirror: true}", "recipe: {mirror: true, jitter: 2}"))
+        jobs = finished.snakemake("-n").stdout
+        assert "run=other" in jobs
+        assert "run=a32s" not in jobs and "run=a16s" not in jobs and "rule prepare" not in jobs
+        finished.write(SUITE.replace("validate: 12", "validate: 12, score_rate: 2"))
+        jobs = finished.snakemake("-n").stdout
+        assert all(f"run={name}" in jobs for name in ("a32s", "a16s", "other"))
+        finished.write(SUITE.replace("title: A", "title: Renamed"))
+        jobs = finished.snakemake("-n").stdout
+        assert "rule report" in jobs and "rule train" not in jobs
+    finally:
+        finished.write(SUITE)
+
+
+def test_one_new_entry_is_a_target_of_its_own(finished: Checkout) -> None:
+    try:
+        finished.write(SUITE + "  scenes/new: {base: scenes/a32s, recipe: {momentum: 0.5}}\n")
+        jobs = finished.snakemake("-n", "results/scenes/new/seed0/metrics.json")
+        assert jobs.returncode == 0
+        assert jobs.stdout.count("rule train") == 1 and "run=new" in jobs.stdout
+    finally:
+        finished.write(SUITE)
+
+
+def test_a_table_is_a_target(finished: Checkout) -> None:
+    (finished.place / "reports/tables.html").unlink()
+    done = finished.snakemake("table2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (finished.place / "reports/tables.html").exists()
+
+
+def test_a_failed_run_costs_neither_the_others_nor_the_report(finished: Checkout, tmp_path: Path) -> None:
+    shutil.copytree(finished.place, tmp_path / "broken", symlinks=True)
+    broken = Checkout.__new__(Checkout)
+    broken.place = tmp_path / "broken"
+    broken.write(
+        SUITE.replace("recipe: {mirror: true}", "recipe: {learning_rate: 1e9, momentum: 0.99}")
+        + "  scenes/fine: {base: scenes/a32s, title: D, recipe: {momentum: 0.5}}\n"
+    )
+    done = broken.snakemake()
+    assert done.returncode != 0
+    assert "diverged" in done.stderr + done.stdout
+    assert (broken.place / "results/scenes/fine/seed0/metrics.json").exists()
+    assert not (broken.place / "results/scenes/other/seed0/train.json").exists()
+    html = (broken.place / "reports/tables.html").read_text()
+    assert "logs/train/scenes/other/seed0.log" in html
+
+
+def test_the_paper_says_at_once_what_is_missing(finished: Checkout) -> None:
+    if Path("/proc/driver/nvidia/gpus").is_dir():
+        pytest.skip("this machine has a GPU")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "mirror=nowhere"],
+        cwd=finished.place, capture_output=True, text=True, timeout=120,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+    )
+    assert done.returncode != 0
+    text = done.stdout + done.stderr
+    assert "no NVIDIA GPU" in text and "GB" in text and "hours" in text and "make demo" in text
+    assert not (finished.place / "data/archives").exists()
+
+
+def test_a_bad_suite_is_one_sentence(finished: Checkout) -> None:
+    try:
+        finished.write(SUITE.replace("momentum: 0.9", "momentun: 0.9"))
+        done = finished.snakemake("-n")
+        assert done.returncode != 0
+        assert "momentun" in done.stderr + done.stdout and "momentum" in done.stderr + done.stdout
+    finally:
+        finished.write(SUITE)
