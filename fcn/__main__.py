@@ -10,27 +10,34 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fcn.errors import UserError
-from fcn.spec import Run, Suite, load_suite
+from fcn.spec import Run, Suite, load_suite, unknown
 
-PREDICT_NETS = ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s", "voc-fcn8s-atonce", "voc-fcn-alexnet",
-                "voc-fcn-googlenet")
+PREDICT_NETS = (
+    "voc-fcn32s",
+    "voc-fcn16s",
+    "voc-fcn8s",
+    "voc-fcn8s-atonce",
+    "voc-fcn-alexnet",
+    "voc-fcn-googlenet",
+)
 
 
 def _suite(args: argparse.Namespace) -> Suite:
     return load_suite(args.suite, getattr(args, "seeds", None))
 
 
-def _run(args: argparse.Namespace) -> Run:
-    return _suite(args).run(args.run)
-
-
 def _known(kind: str, name: str, known: dict[str, Any]) -> dict[str, Any]:
-    from fcn.spec import unknown
-
     if name not in known:
         raise UserError(unknown(kind, name, known))
     definition: dict[str, Any] = known[name]
     return definition
+
+
+def _need(path: Path, stage: str, args: argparse.Namespace) -> None:
+    """UserError where a file that another stage makes is not there, naming that stage."""
+    if not path.exists():
+        suite = f" --suite {args.suite}" if getattr(args, "suite", "paper") != "paper" else ""
+        raise UserError(f"{path}: no such file; first run: python -m fcn {stage}{suite}.")
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -43,6 +50,7 @@ def _fetch(args: argparse.Namespace) -> None:
 def _extract(args: argparse.Namespace) -> None:
     from fcn.data.archives import extract
 
+    _need(args.data_dir / "archives" / f"{args.name}.json", f"fetch {args.name}", args)
     extract(args.name, args.data_dir)
 
 
@@ -50,6 +58,8 @@ def _prepare(args: argparse.Namespace) -> None:
     from fcn.data.prepare import check_seg11valid, prepare
 
     definition = _known("data set", args.name, _suite(args).datasets)
+    for archive in definition.get("archives", []):
+        _need(args.data_dir / "extracted" / f"{archive}.json", f"extract {archive}", args)
     info = prepare(args.name, definition, args.data_dir, workers=args.threads)
     if {"voc2011", "sbd"} <= {p.name for p in (args.data_dir / "prepared").iterdir()}:
         print(check_seg11valid(args.data_dir), file=sys.stderr)
@@ -65,12 +75,15 @@ def _backbone(args: argparse.Namespace) -> None:
 
         pretrain(args.name, definition, args.data_dir)
         return
+    archive = definition["archive"]
+    _need(args.data_dir / "archives" / f"{archive}.json", f"fetch {archive}", args)
     from fcn.weights.backbone import convert
 
     about = convert(args.name, definition, args.data_dir)
     for what in ("missing_layers", "unused_layers"):
-        if about[what]:
-            print(f"{args.name}: {what.replace('_', ' ')}: {', '.join(about[what])}", file=sys.stderr)
+        layers = ", ".join(about[what])
+        if layers:
+            print(f"{args.name}: {what.replace('_', ' ')}: {layers}", file=sys.stderr)
 
 
 def _threads(args: argparse.Namespace) -> None:
@@ -87,37 +100,73 @@ def _workers(args: argparse.Namespace, device_type: str) -> int:
     return max(1, args.threads - 1) if device_type == "cuda" else 0
 
 
+def _run(args: argparse.Namespace, *parts: str) -> Run:
+    """The run that is asked for; the data sets of ``parts`` must be prepared."""
+    run = _suite(args).run(args.run)
+    for part in parts:
+        if run.config[part]:
+            name = run.config[part]["dataset"]
+            _need(args.data_dir / "prepared" / name / "dataset.json", f"prepare {name}", args)
+    return run
+
+
 def _train(args: argparse.Namespace) -> None:
+    run = _run(args, "train", "test")
+    if run.backbone:
+        sidecar = args.data_dir / "backbones" / run.backbone / "backbone.json"
+        _need(sidecar, f"backbone {run.backbone}", args)
+    if run.parent:
+        weights = args.results / run.parent / f"seed{args.seed}" / "model.safetensors"
+        _need(weights, f"train {run.parent} --seed {args.seed}", args)
     _threads(args)
     from fcn.device import chosen
     from fcn.train import train
 
-    run = _run(args)
     with chosen(args.device) as device:
-        train(run, args.seed, device=device, data_dir=args.data_dir, results=args.results,
-              workers=_workers(args, device.type))
+        train(
+            run,
+            args.seed,
+            device=device,
+            data_dir=args.data_dir,
+            results=args.results,
+            workers=_workers(args, device.type),
+        )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    run = _run(args, "test")
+    trained = run.directory(args.results, args.seed) / "train.json"
+    _need(trained, f"train {run.id} --seed {args.seed}", args)
     _threads(args)
     from fcn.device import chosen
     from fcn.evaluate import evaluate_run
 
-    run = _run(args)
     with chosen(args.device) as device:
-        evaluate_run(run, args.seed, device=device, data_dir=args.data_dir, results=args.results,
-                     workers=_workers(args, device.type))
+        evaluate_run(
+            run,
+            args.seed,
+            device=device,
+            data_dir=args.data_dir,
+            results=args.results,
+            workers=_workers(args, device.type),
+        )
 
 
 def _time(args: argparse.Namespace) -> None:
+    run = _run(args, "test")
     _threads(args)
     from fcn.device import chosen
     from fcn.timing import time_run
 
-    run = _run(args)
     with chosen(args.device) as device:
-        time_run(run, args.seed, device=device, data_dir=args.data_dir, results=args.results,
-                 trials=args.trials)
+        time_run(
+            run,
+            args.seed,
+            device=device,
+            data_dir=args.data_dir,
+            results=args.results,
+            trials=args.trials,
+        )
 
 
 def _bounds(args: argparse.Namespace) -> None:
@@ -126,8 +175,12 @@ def _bounds(args: argparse.Namespace) -> None:
     if args.labels:
         if not args.classes:
             raise UserError("bounds --labels: give the number of classes with --classes.")
-        bounds_of_folder(args.labels, args.classes, args.void, args.dataset, args.split, args.results)
+        bounds_of_folder(
+            args.labels, args.classes, args.void, args.dataset, args.split, args.results
+        )
     else:
+        sidecar = args.data_dir / "prepared" / args.dataset / "dataset.json"
+        _need(sidecar, f"prepare {args.dataset}", args)
         bounds(args.dataset, args.split, args.data_dir, args.results)
 
 
@@ -153,7 +206,9 @@ def _plan(args: argparse.Namespace) -> None:
 def _preflight(args: argparse.Namespace) -> None:
     from fcn.plan import preflight
 
-    preflight(_suite(args), args.device, args.mirror, args.data_dir)
+    suite = _suite(args)
+    preflight(suite, args.device, args.mirror, args.data_dir, args.results, args.targets)
+    print(f"{suite.name}: nothing is missing to start")
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -169,6 +224,18 @@ def _score(args: argparse.Namespace) -> None:
     main(args)
 
 
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m fcn", description="Fully convolutional networks: stages and tools."
@@ -182,16 +249,19 @@ def parser() -> argparse.ArgumentParser:
             _OPTIONS[option](sub)
         return sub
 
-    fetch = stage("fetch", _fetch, "Download an archive, verified and resumable.",
-                  "suite", "data", "mirror")
+    fetch = stage(
+        "fetch", _fetch, "Download an archive, verified and resumable.", "suite", "data", "mirror"
+    )
     fetch.add_argument("name", metavar="ARCHIVE")
     extract = stage("extract", _extract, "Unpack a fetched archive, once.", "data")
     extract.add_argument("name", metavar="ARCHIVE")
-    prepare = stage("prepare", _prepare, "Bring a data set into the one layout.",
-                    "suite", "data", "threads")
+    prepare = stage(
+        "prepare", _prepare, "Bring a data set into the one layout.", "suite", "data", "threads"
+    )
     prepare.add_argument("name", metavar="DATASET")
-    backbone = stage("backbone", _backbone, "Convert or pretrain a backbone.",
-                     "suite", "data", "threads")
+    backbone = stage(
+        "backbone", _backbone, "Convert or pretrain a backbone.", "suite", "data", "threads"
+    )
     backbone.add_argument("name", metavar="BACKBONE")
     for name, call, text in (
         ("train", _train, "Train one run with one seed; continues where it was stopped."),
@@ -201,61 +271,116 @@ def parser() -> argparse.ArgumentParser:
         sub = stage(name, call, text, "suite", "data", "results", "device", "threads", "seed")
         sub.add_argument("run", metavar="RUN", help="DATASET/RUN of the suite, or RUN")
         if name == "time":
-            sub.add_argument("--trials", type=int, default=50, help="trials of the synchronised protocol")
-    bounds = stage("bounds", _bounds, "Upper bounds on mean IU from the truth alone.",
-                   "data", "results")
+            sub.add_argument(
+                "--trials", type=_positive, default=50, help="trials of the synchronised protocol"
+            )
+    bounds = stage(
+        "bounds", _bounds, "Upper bounds on mean IU from the truth alone.", "data", "results"
+    )
     bounds.add_argument("dataset", metavar="DATASET")
     bounds.add_argument("split", metavar="SPLIT")
-    bounds.add_argument("--labels", type=Path, metavar="PATH",
-                        help="a folder or tar of label PNGs, instead of a prepared data set")
-    bounds.add_argument("--classes", type=int, metavar="N")
+    bounds.add_argument(
+        "--labels",
+        type=Path,
+        metavar="PATH",
+        help="a folder or tar of label PNGs, instead of a prepared data set",
+    )
+    bounds.add_argument("--classes", type=_positive, metavar="N")
     bounds.add_argument("--void", type=int, default=255, metavar="V")
     stage("architecture", _architecture, "Describe the nets of a suite.", "suite", "results")
     report = stage("report", _report, "Render whatever results exist.", "suite", "data", "results")
     report.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR")
-    report.add_argument("--no-images", action="store_true",
-                        help="leave out images and label maps of the data sets")
+    report.add_argument(
+        "--no-images", action="store_true", help="leave out images and label maps of the data sets"
+    )
     stage("plan", _plan, "List the runs of a suite with their cost.", "suite", "data", "results")
-    stage("preflight", _preflight, "Say what is missing to start a suite.",
-          "suite", "data", "device", "mirror")
+    start = stage(
+        "preflight",
+        _preflight,
+        "Say what is missing to start a suite.",
+        "suite",
+        "data",
+        "results",
+        "device",
+        "mirror",
+    )
+    start.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="tables or files under results/ (default: the whole suite)",
+    )
     predict = stage("predict", _predict, "Label images of one's own.", "device", "threads")
-    predict.add_argument("--net", required=True, metavar="NET", help=f"{', '.join(PREDICT_NETS)}, or auto: what a file of ours says")
-    predict.add_argument("--weights", required=True, type=Path, metavar="FILE",
-                         help="our .safetensors or a .caffemodel")
+    predict.add_argument(
+        "--net",
+        required=True,
+        metavar="NET",
+        help=f"{', '.join(PREDICT_NETS)}, or auto: what a file of ours says",
+    )
+    predict.add_argument(
+        "--weights",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="our .safetensors or a .caffemodel",
+    )
     predict.add_argument("--out", required=True, type=Path, metavar="DIR")
     predict.add_argument("--overlay", action="store_true", help="also DIR/STEM_overlay.png")
     predict.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     score = stage("score", _score, "Score label PNGs against truth PNGs.")
     score.add_argument("--truth", type=Path, required=True, metavar="DIR", help="true label PNGs")
-    score.add_argument("--pred", type=Path, required=True, metavar="DIR", help="predicted label PNGs")
+    score.add_argument(
+        "--pred", type=Path, required=True, metavar="DIR", help="predicted label PNGs"
+    )
     score.add_argument("--classes", type=int, required=True, metavar="N", help="classes, 0 to N-1")
-    score.add_argument("--void", type=int, default=255, metavar="V",
-                       help="value of void in the truth (default: %(default)s)")
+    score.add_argument(
+        "--void",
+        type=int,
+        default=255,
+        metavar="V",
+        help="value of void in the truth (default: %(default)s)",
+    )
     score.add_argument("--json", action="store_true", help="print one JSON object")
     return top
 
 
 _OPTIONS: dict[str, Any] = {
     "suite": lambda p: (
-        p.add_argument("--suite", default="paper", metavar="NAME|FILE",
-                       help="a suite of config/suites, or a YAML file (default: %(default)s)"),
-        p.add_argument("--seeds", default=None, metavar="N|LIST", help="seeds, instead of the suite's"),
+        p.add_argument(
+            "--suite",
+            default="paper",
+            metavar="NAME|FILE",
+            help="a suite of config/suites, or a YAML file (default: %(default)s)",
+        ),
+        p.add_argument(
+            "--seeds", default=None, metavar="N|LIST", help="seeds, instead of the suite's"
+        ),
     ),
     "data": lambda p: p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR"),
-    "results": lambda p: p.add_argument("--results", type=Path, default=Path("results"), metavar="DIR"),
+    "results": lambda p: p.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR"
+    ),
     "device": lambda p: p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N"),
     "seed": lambda p: (
-        p.add_argument("--seed", type=int, default=0),
-        p.add_argument("--workers", type=int, default=None, help="processes that load images"),
+        p.add_argument("--seed", type=_natural, default=0),
+        p.add_argument("--workers", type=_natural, default=None, help="processes that load images"),
     ),
-    "threads": lambda p: p.add_argument("--threads", type=int, default=0,
-                                        help="CPU threads (default: all)"),
+    "threads": lambda p: p.add_argument(
+        "--threads", type=_natural, default=0, help="CPU threads (default: all)"
+    ),
     "mirror": lambda p: (
-        p.add_argument("--mirror", default=None, metavar="FOLDER|URL",
-                       help="serves the archives under their names; then it alone is asked"),
-        p.add_argument("--mirror-is-subset", action="store_true",
-                       help="declare that the mirror's archives are subsets of the official ones"),
+        p.add_argument(
+            "--mirror",
+            default=None,
+            metavar="FOLDER|URL",
+            help="serves the archives under their names; then it alone is asked",
+        ),
+        p.add_argument(
+            "--mirror-is-subset",
+            action="store_true",
+            help="declare that the mirror's archives are subsets of the official ones",
+        ),
     ),
 }
 

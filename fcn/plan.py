@@ -1,8 +1,14 @@
-"""What a suite costs, and whether this machine can start it. No PyTorch: this must answer at once."""
+"""What a suite costs, and whether this machine can start it. No PyTorch: it answers at once."""
 
 import os
+import queue
+import re
 import shutil
+import subprocess
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -12,133 +18,289 @@ from fcn.spec import Run, Suite
 
 # A training step costs about three forward passes (forward, gradients of features and of weights).
 PASSES = 3
-# Sustained rate that estimates assume until a run has been measured: a guess, said to be one.
-ASSUMED_TFLOPS = 50.0
+# Sustained rates (TFLOP/s) that estimates assume until a run has been measured: a guess for one
+# current GPU, and what two CPU cores did with FCN-GoogLeNet.
+ASSUMED_GPU, ASSUMED_CPU = 50.0, 0.1
+# Downloaded, unpacked and prepared, an archive takes about three times its size.
+DISK_FACTOR = 3
+PROBE_SECONDS = 6.0
 
 
 def gpu_count() -> int:
     """NVIDIA GPUs that this process may use, without PyTorch."""
+    present = _gpus_present()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([v for v in visible.split(",") if v.strip() and v.strip() != "-1"])
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
+    if visible is None or not present:
+        return present
+    return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
 
 
-def archives_needed(suite: Suite) -> list[str]:
-    """Every archive that the suite's data sets and weights come from, each once."""
-    names: dict[str, None] = {}
+def _gpus_present() -> int:
+    for folder, pattern in (("/proc/driver/nvidia/gpus", "*"), ("/dev", "nvidia[0-9]*")):
+        found = len(list(Path(folder).glob(pattern)))
+        if found:
+            return found
+    if not shutil.which("nvidia-smi"):  # all that is there under Windows' Linux
+        return 0
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return len(re.findall(r"^GPU \d", listed.stdout, re.M))
+
+
+# ------------------------------------------------------------------------------------ what is asked
+
+
+def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """The runs, with those that they start from, and the data sets of bounds behind ``targets``.
+
+    ``targets`` are the words of a Snakemake command: names of tables and paths under ``results/``
+    count; where there is none, the whole suite is asked for.
+    """
+    bounds = list(dict.fromkeys(bound["dataset"] for bound in suite.bounds))
+    named = [word for word in targets if word in suite.tables or word.startswith("results/")]
+    if not named:
+        return list(suite.runs.values()), bounds
+    asked: dict[str, Run] = {}
     for run in suite.runs.values():
+        tables = {row.table for row in run.rows}
+        if any(word in tables or word.startswith(f"results/{run.id}/") for word in named):
+            step: Run | None = run
+            while step and step.id not in asked:
+                asked[step.id] = step
+                step = suite.runs[step.parent] if step.parent else None
+    return list(asked.values()), [
+        name for name in bounds if "bounds" in named or f"results/{name}/bounds.json" in named
+    ]
+
+
+def is_done(run: Run, seed: int, results: Path) -> bool:
+    """Whether a run is trained and scored with the configuration that it has now."""
+    folder = run.directory(results, seed)
+    if not all((folder / name).exists() for name in ("train.json", "metrics.json")):
+        return False
+    return bool(read_json(folder / "train.json").get("config_hash") == run.hash)
+
+
+def unfinished(runs: Iterable[Run], results: Path) -> list[tuple[Run, int]]:
+    """Every run and seed that is still to be trained or scored."""
+    return [(run, seed) for run in runs for seed in run.seeds if not is_done(run, seed, results)]
+
+
+def archives_needed(
+    suite: Suite, runs: Iterable[Run] | None = None, bounds: Iterable[str] | None = None
+) -> list[str]:
+    """Every archive that data sets and weights come from, each once (default: of the suite)."""
+    names: dict[str, None] = {}
+    if runs is None:
+        runs, bounds = wanted(suite, ())
+    for run in runs:
         for part in ("train", "test"):
             if run.config[part]:
                 names.update(dict.fromkeys(suite.archives_of(run.config[part]["dataset"])))
         weights = run.backbone or run.released
         if weights and "archive" in suite.backbones[weights]:
             names[suite.backbones[weights]["archive"]] = None
-    for bound in suite.bounds:
-        names.update(dict.fromkeys(suite.archives_of(bound["dataset"])))
+    for dataset in bounds or ():
+        names.update(dict.fromkeys(suite.archives_of(dataset)))
     return list(names)
 
 
-def hours(run: Run, results: Path) -> tuple[float | None, bool]:
-    """Hours of training for one seed, and whether they were measured here."""
+def _absent(names: Iterable[str], data_dir: Path) -> list[str]:
+    folder = data_dir / "archives"
+    return [n for n in names if not (folder / f"{n}.json").exists() and not (folder / n).exists()]
+
+
+# ------------------------------------------------------------------------------------ what it costs
+
+
+def hours(run: Run, results: Path, tflops: float) -> tuple[float | None, bool]:
+    """Hours of training for one seed, and whether they were measured in ``results``.
+
+    Without a measurement they follow from the net's forward cost and ``tflops``; None where that
+    is not known either.
+    """
     recipe = run.config["recipe"]
     if recipe is None:
-        return 0.0, True
+        return 0.0, False
     for seed in run.seeds:
         path = run.directory(results, seed) / "train.json"
         if path.exists():
-            return read_json(path)["seconds"] / 3600, True
+            record = read_json(path)
+            if record["config_hash"] == run.hash:
+                return record["seconds"] / 3600, True
     if run.gflop is None:
         return None, False
     images = recipe["images"] / recipe["patch_keep"]
-    return images * PASSES * run.gflop / (ASSUMED_TFLOPS * 1e3) / 3600, False
+    return images * PASSES * run.gflop / (tflops * 1e3) / 3600, False
+
+
+def _assumed(suite: Suite) -> float:
+    return ASSUMED_GPU if suite.gpu else ASSUMED_CPU
 
 
 def cost(suite: Suite, results: Path, data_dir: Path) -> str:
-    """One sentence: hours, gigabytes."""
-    total, unknown = 0.0, 0
-    for run in suite.runs.values():
-        each, _ = hours(run, results)
-        if each is None:
-            unknown += 1
-        else:
-            total += each * len(run.seeds)
-    missing = [n for n in archives_needed(suite) if not (data_dir / "archives" / f"{n}.json").exists()]
+    """One sentence about what is left of the suite: trainings, hours, gigabytes."""
+    total, measured, without = 0.0, 0, 0
+    left = unfinished(suite.runs.values(), results)
+    for run, _ in left:
+        each, known = hours(run, results, _assumed(suite))
+        total += each or 0.0
+        measured += known
+        without += each is None
+    device = "one GPU" if suite.gpu else "two CPU cores"
+    text = f"{_count(len(left), 'training')} of {_count(len(suite.runs), 'run')}"
+    text += f": about {total:.1f} hours on {device}"
+    guessed = len(left) - measured - without
+    if guessed:
+        text += f" (estimated at {_assumed(suite):g} TFLOP/s"
+        text += f", {measured} from what was measured)" if measured else ")"
+    if without:
+        text += f", {_count(without, 'training')} without an estimate"
+    missing = _absent(archives_needed(suite), data_dir)
     sizes = [suite.archives[name].get("size") for name in missing]
-    known = sum(size for size in sizes if size)
-    jobs = sum(len(run.seeds) for run in suite.runs.values())
-    text = (
-        f"{len(suite.runs)} runs, {jobs} trainings: about {total:.1f} hours on one device "
-        f"(estimated at {ASSUMED_TFLOPS:.0f} TFLOP/s where nothing was measured)"
-    )
-    if unknown:
-        text += f", {unknown} runs without an estimate"
-    text += f"; {known / 1e9:.1f} GB in {len(missing)} archives to download"
+    text += f"; {sum(s for s in sizes if s) / 1e9:.1f} GB in {_count(len(missing), 'archive')}"
+    text += " to download"
     if None in sizes:
         text += f" ({sizes.count(None)} of unknown size)"
-    return text + "."
+    return f"{text}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def plan(suite: Suite, results: Path, data_dir: Path) -> str:
     """The runs of a suite, one a line, with seeds, hours and what they start from."""
     lines = [f"{suite.title} ({suite.path})", ""]
     for run in suite.runs.values():
-        each, measured = hours(run, results)
+        each, measured = hours(run, results, _assumed(suite))
         time = "?" if each is None else f"{each * len(run.seeds):.2f}"
         start = run.parent or run.backbone or run.released or "random"
-        mark = " measured" if measured and each else ""
+        left = len(unfinished([run], results))
+        mark = "done" if not left else "measured" if measured else ""
         lines.append(
-            f"{run.id:44s} {len(run.seeds)} seed(s) {time:>7s} h{mark:9s} from {start}; "
-            f"tables: {', '.join(dict.fromkeys(r.table for r in run.rows)) or 'other runs'}"
+            f"{run.id:40s} {len(run.seeds)} seed(s) {time:>7s} h {mark:8s} from {start}; "
+            f"tables: {', '.join(dict.fromkeys(row.table for row in run.rows)) or 'other runs'}"
         )
-    lines += ["", cost(suite, results, data_dir)]
+    lines += ["", f"To do: {cost(suite, results, data_dir)}"]
     archives = archives_needed(suite)
     if archives:
-        lines += ["Archives: " + ", ".join(archives)]
+        lines += [f"Archives: {', '.join(archives)}"]
     return "\n".join(lines)
 
 
-def preflight(suite: Suite, device: str, mirror: str | None, data_dir: Path) -> None:
-    """UserError where the suite cannot run here: no GPU, no way to its archives, no disk."""
-    problems = []
-    if suite.gpu and device != "cpu" and not gpu_count():
-        problems.append(
-            "no NVIDIA GPU is visible (device=cpu would try without one, for weeks)"
-        )
-    missing = [n for n in archives_needed(suite) if not (data_dir / "archives" / f"{n}.json").exists()]
-    if missing and mirror and not mirror.startswith(("http://", "https://")):
-        absent = [name for name in missing if not (Path(mirror) / name).exists()]
-        if absent:
-            problems.append(f"the mirror {mirror} lacks {', '.join(absent)}")
-    elif missing:
-        first = missing[0]
-        urls = [f"{mirror.rstrip('/')}/{first}"] if mirror else suite.archives[first]["urls"]
-        if not any(_answers(url) for url in urls):
-            problems.append(
-                f"none of the hosts of {first} answers (offline? give a folder or server that has "
-                "the archives with --config mirror=...)"
-            )
+# ----------------------------------------------------------------------------- whether it can start
+
+
+def preflight(
+    suite: Suite,
+    device: str,
+    mirror: str | None,
+    data_dir: Path,
+    results: Path = Path("results"),
+    targets: Sequence[str] = (),
+) -> None:
+    """UserError where this machine cannot start: no GPU, no way to the archives, no disk.
+
+    Args:
+        targets: words of a Snakemake command (``wanted``); what is finished needs nothing.
+    """
+    runs, bounds = wanted(suite, targets)
+    left = unfinished(runs, results)
+    bounds = [name for name in bounds if not (results / name / "bounds.json").exists()]
+    missing = _absent(archives_needed(suite, [run for run, _ in left], bounds), data_dir)
+    problems = [*_device_problems(suite, device, bool(left))]
     if missing:
-        existing = next(p for p in (data_dir.absolute(), *data_dir.absolute().parents) if p.exists())
-        need = 3 * sum(suite.archives[name].get("size") or 0 for name in missing)
-        free = shutil.disk_usage(existing).free
-        if free < need and not (mirror and not problems):
-            problems.append(
-                f"{existing} has {free / 1e9:.0f} GB free, archives and data sets take about "
-                f"{need / 1e9:.0f} GB"
-            )
+        problems += _source_problems(suite, missing, mirror) or _disk_problems(
+            suite, missing, mirror, data_dir
+        )
     if problems:
+        demo = (
+            ""
+            if suite.name == "demo"
+            else (
+                " To see the harness work without a GPU and without data: make demo (or: snakemake "
+                "--cores all --config suite=demo)."
+            )
+        )
         raise UserError(
-            f"the suite {suite.name!r} cannot run here: {'; '.join(problems)}. It costs "
-            f"{cost(suite, Path('results'), data_dir)} To see the harness work without GPU and data: "
-            "make demo (snakemake --cores all --config suite=demo)."
+            f"the suite {suite.name!r} cannot run here: {'; '.join(problems)}. To do in all: "
+            f"{cost(suite, results, data_dir)}{demo}"
         )
 
 
-def _answers(url: str) -> bool:
+def _device_problems(suite: Suite, device: str, needed: bool) -> list[str]:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        return [f"device={device} is not one of auto, cpu, cuda, cuda:N"]
+    if not needed or device == "cpu" or gpu_count():
+        return []
+    if device != "auto":
+        return [f"device={device}, but no NVIDIA GPU is visible"]
+    if suite.gpu:
+        return ["no NVIDIA GPU is visible (device=cpu tries without one, for weeks)"]
+    return []
+
+
+def _is_url(mirror: str) -> bool:
+    return mirror.startswith(("http://", "https://"))
+
+
+def _source_problems(suite: Suite, missing: Sequence[str], mirror: str | None) -> list[str]:
+    if mirror and not _is_url(mirror):
+        folder = Path(mirror).expanduser()
+        if not folder.is_dir():
+            return [f"mirror={mirror}: no such folder"]
+        lacks = [name for name in missing if not (folder / name).exists()]
+        return [f"the mirror {mirror} lacks {', '.join(lacks)}"] if lacks else []
+    if mirror:
+        urls = [f"{mirror.rstrip('/')}/{quote(missing[0])}"]
+    else:
+        urls = [url for name in missing for url in suite.archives[name].get("urls") or ()]
+    one_a_host = {urlsplit(url).netloc: url for url in reversed(urls)}
+    if not one_a_host or any_answers(list(one_a_host.values())):
+        return []
+    hosts = ", ".join(reversed(one_a_host))
+    return [
+        f"no server answers that has the archives ({hosts}): offline? A folder or server with them "
+        "is given by --config mirror=..., an archive of one's own is put into "
+        f"{'the mirror' if mirror else 'data/archives'}"
+    ]
+
+
+def any_answers(urls: Sequence[str]) -> bool:
+    """Whether one of the servers answers, be it with a refusal, within ``PROBE_SECONDS``."""
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def ask(url: str) -> None:
+        try:
+            # A proxy answers for a server that it cannot reach, with a status of its own.
+            answers.put(requests.head(url, timeout=PROBE_SECONDS).status_code < 500)
+        except requests.RequestException:
+            answers.put(False)
+
+    for url in urls:
+        threading.Thread(target=ask, args=(url,), daemon=True).start()
     try:
-        requests.head(url, timeout=5, allow_redirects=True)
-    except requests.RequestException:
+        return any(answers.get(timeout=PROBE_SECONDS) for _ in urls)
+    except queue.Empty:
         return False
-    return True
+
+
+def _disk_problems(
+    suite: Suite, missing: Sequence[str], mirror: str | None, data_dir: Path
+) -> list[str]:
+    if mirror and not _is_url(mirror):
+        sizes = [(Path(mirror).expanduser() / name).stat().st_size for name in missing]
+    else:
+        sizes = [suite.archives[name].get("size") or 0 for name in missing]
+    absolute = data_dir.absolute()
+    existing = next(path for path in (absolute, *absolute.parents) if path.exists())
+    need, free = DISK_FACTOR * sum(sizes), shutil.disk_usage(existing).free
+    if free >= need:
+        return []
+    return [
+        f"{existing} has {free / 1e9:.1f} GB free, archives and data sets take about "
+        f"{need / 1e9:.1f} GB"
+    ]
