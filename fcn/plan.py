@@ -234,12 +234,11 @@ def preflight(
 def _device_problems(suite: Suite, device: str, needed: bool) -> list[str]:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         return [f"device={device} is not one of auto, cpu, cuda, cuda:N"]
-    if not needed or device == "cpu" or gpu_count():
-        return []
-    if device != "auto":
-        return [f"device={device}, but no NVIDIA GPU is visible"]
-    if suite.gpu:
-        return ["no NVIDIA GPU is visible (device=cpu tries without one, for weeks)"]
+    if device == "auto" and suite.gpu and needed and not gpu_count():
+        return [
+            "no NVIDIA GPU is visible (device=cuda where the jobs find one, as on a cluster; "
+            "device=cpu tries without one, for weeks)"
+        ]
     return []
 
 
