@@ -85,10 +85,12 @@ def evaluate(
 
 
 def load_set(data_dir: Path, reference: dict[str, Any], cache_bytes: int = 0) -> SegmentationSet:
-    """The split that a run's configuration names."""
-    return SegmentationSet(
-        data_dir / "prepared" / reference["dataset"], reference["split"], cache_bytes=cache_bytes
-    )
+    """The split that a run's configuration names; one without images is a UserError."""
+    folder = data_dir / "prepared" / reference["dataset"]
+    dataset = SegmentationSet(folder, reference["split"], cache_bytes=cache_bytes)
+    if not len(dataset):
+        raise UserError(f"{folder}: the split {reference['split']} has no image; choose another.")
+    return dataset
 
 
 def check_sizes(net: FCN, dataset: SegmentationSet) -> None:
