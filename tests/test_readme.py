@@ -1,0 +1,73 @@
+"""What README.md shows works: its suites load, its commands parse, its links and targets exist."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from fcn.__main__ import parser
+from fcn.spec import CONFIG, ROOT, load_suite
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^(?:python -m fcn|snakemake|make) .*", README, re.M)
+BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_first_block_is_the_two_commands():
+    first = re.findall(r"^```\n(.*?)^```", README, re.M | re.S)[0]
+    assert README.startswith("```\n")
+    assert [line.split("#")[0].strip() for line in first.splitlines()] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python")])
+def test_commands_are_understood(command):
+    parser().parse_args(shlex.split(command, comments=True)[3:])
+
+
+def test_tables_and_runs_that_are_named_are_targets():
+    suite = load_suite("paper")
+    for word in re.findall(r"`(table\d|pami_table\d|figure\d|bounds|more_data)`", README):
+        assert word in suite.tables
+    fed = {row.table for run in suite.runs.values() for row in run.rows} | {"bounds"}
+    assert set(re.findall(r"`(table\d|pami_table\d|figure\d|more_data|bounds)`", README)) == fed
+    targets = re.findall(r"^snakemake .* results/(\S+?)/seed0/metrics.json", README, re.M)
+    assert targets and all(target in suite.runs for target in targets)
+    for run in re.findall(r"^python -m fcn (?:train|evaluate|time) (\S+)", README, re.M):
+        assert run in suite.runs
+
+
+def test_the_ablation_is_a_run_of_the_paper_with_one_thing_changed(tmp_path):
+    raw = yaml.safe_load((CONFIG / "suites/paper.yaml").read_text())
+    (entry,) = (yaml.safe_load(block) for block in BLOCKS if "title: FCN-32s without" in block)
+    (name,) = entry
+    raw["runs"] |= entry
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(raw))
+    runs = load_suite(str(tmp_path / "own.yaml")).runs
+    ours, base = runs[name], runs[entry[name]["base"]]
+    changed = {
+        key for key in ours.config["net"] if ours.config["net"][key] != base.config["net"][key]
+    }
+    assert changed == {"dropout"} and ours.config["recipe"] == base.config["recipe"]
+    assert f"results/{name}/seed0/metrics.json" in README
+
+
+def test_the_suite_of_an_own_data_set_loads(tmp_path):
+    (block,) = (block for block in BLOCKS if block.startswith("title: "))
+    (tmp_path / "own.yaml").write_text(block)
+    suite = load_suite(str(tmp_path / "own.yaml"))
+    (run,) = suite.runs.values()
+    assert run.dataset == "camvid" and len(suite.datasets["camvid"]["classes"]) == 11
+
+
+def test_links_lead_to_files():
+    for page in ("README.md", "docs/architecture.md", "docs/deviations.md"):
+        place = ROOT / page
+        for link in re.findall(r"\]\(([^)#:]+)\)", place.read_text()):
+            assert (place.parent / link).exists(), f"{page}: {link}"
+
+
+def test_settings_of_the_table_are_those_of_the_schema():
+    schema = yaml.safe_load((CONFIG / "schemas/config.yaml").read_text())["properties"]
+    shown = set(re.findall(r"^\| `(\w+)=", README, re.M))
+    assert shown == set(schema) - {"partial"}
