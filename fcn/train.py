@@ -288,8 +288,9 @@ def train(
         "provenance": provenance,
     }
     write_json(folder / "train.json", result)
-    for old in folder.glob("checkpoint-*.pt"):
-        old.unlink()
+    for pattern in ("checkpoint-*.pt", ".checkpoint-*.tmp"):  # the second a killed process left
+        for old in folder.glob(pattern):
+            old.unlink()
     return result
 
 

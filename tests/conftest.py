@@ -44,7 +44,7 @@ def tiny_suite():
                 "images": 12,
                 "batch": 2,
                 "normalize": True,
-                "learning_rate": 1e-2,
+                "learning_rate": 1e-4,
                 "momentum": 0.9,
                 "weight_decay": 5e-4,
                 "sampling": "epochs",

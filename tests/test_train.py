@@ -1,0 +1,495 @@
+"""Training: resumed to the bit, stopped where it diverges, started from what it should."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fcn.train as training
+from fcn.__main__ import main
+from fcn.data.stream import image_order
+from fcn.device import arithmetic
+from fcn.errors import UserError
+from fcn.evaluate import load_set, preprocess
+from fcn.files import digest, read_json
+from fcn.loss import batch_loss
+from fcn.nets import build
+from fcn.spec import load_suite
+from fcn.train import CHECKPOINT_SECONDS, Diverged, Training, train
+from fcn.weights.backbone import initialise
+from fcn.weights.caffemodel import Layer, write
+from fcn.weights.named import named_tensors, read
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# All that could make a resumed training another one.
+ROUGH = {
+    "mirror": True,
+    "jitter": 5,
+    "patch_keep": 0.5,
+    "schedule": "poly",
+    "momentum": 0.9,
+    "images": 24,
+    "validate": 8,
+    "sampling": "replacement",
+}
+NO_START = {"score_init": "random"}
+
+
+def rows(path):
+    """Of a CSV file, without the seconds, which differ from run to run."""
+    with path.open(newline="") as handle:
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in csv.DictReader(handle)]
+
+
+def start(run, data_dir, results, seed=0, **options):
+    return train(run, seed, device=CPU, data_dir=data_dir, results=results, **options)
+
+
+def folder(run, results, seed=0):
+    return run.directory(results, seed)
+
+
+def same_outcome(run, one, other):
+    a, b = folder(run, one), folder(run, other)
+    assert digest(a / "model.safetensors") == digest(b / "model.safetensors")
+    for name in ("loss.csv", "validation.csv"):
+        assert rows(a / name) == rows(b / name)
+        assert rows(a / name) or name != "loss.csv"
+
+
+# ------------------------------------------------------------------------------------------ output
+
+
+def test_what_it_writes(make_run, data_dir, tmp_path):
+    run = make_run(recipe={"base": "short", "images": 45, "batch": 2, "validate": 20})
+    result = start(run, data_dir, tmp_path)
+    place = folder(run, tmp_path)
+    assert sorted(p.name for p in place.iterdir()) == [
+        "loss.csv",
+        "model.safetensors",
+        "train.json",
+        "validation.csv",
+    ]
+    assert read_json(place / "train.json") == result
+    assert (result["updates"], result["images"]) == (22, 44)
+    assert result["weights_sha256"] == digest(place / "model.safetensors")
+    assert result["config"] == run.config and result["config_hash"] == run.hash
+    assert result["train_images"] == 8 and result["subset"] is False
+    log = rows(place / "loss.csv")
+    assert [(r["update"], r["images"]) for r in log] == [("20", "40"), ("22", "44")]
+    assert [float(r["learning_rate"]) for r in log] == [1e-4, 1e-4]
+    assert float(log[-1]["loss"]) == result["loss"]
+    assert [r["images"] for r in rows(place / "validation.csv")] == ["20", "40", "44"]
+    tensors, about = read(place / "model.safetensors")
+    assert about["config_hash"] == run.hash and about["net"] == run.config["net"]
+    assert about["classes"]["semantic"][0] == "background"
+    net = build(run.config["net"], {"semantic": len(about["classes"]["semantic"])})
+    assert set(tensors) == set(named_tensors(net))
+
+
+def test_loss_curve_is_the_loss_per_pixel(make_run, data_dir, tmp_path):
+    """Of the first update, recomputed by hand; whatever the recipe optimises."""
+    for normalize in (True, False):
+        recipe = {"base": "short", "images": 2, "batch": 2, "normalize": normalize}
+        run = make_run(net={"base": "slim", "dropout": 0.0, **NO_START}, recipe=recipe)
+        result = start(run, data_dir, tmp_path)
+        dataset = load_set(data_dir, run.config["train"])
+        torch.manual_seed(0)
+        net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])})
+        initialise(net, 0)
+        summed = pixels = 0.0
+        for i in image_order(8, 2, "epochs", 0):
+            item = dataset[int(i)]
+            with torch.no_grad():
+                scores = net(preprocess(item["image"][None], run.config["input"], CPU))["semantic"]
+                _, loss, valid = batch_loss(scores, item["semantic"][None], "softmax", True)
+            summed, pixels = summed + float(loss), pixels + int(valid)
+        assert result["loss"] == pytest.approx(summed / pixels, rel=1e-5)
+
+
+def test_a_toy_is_learned(make_run, data_dir, tmp_path):
+    recipe = {"base": "short", "images": 320, "batch": 2, "learning_rate": 1e-3}
+    run = make_run(net={"base": "slim", "width": 0.06, "hidden": 32, "dropout": 0.0}, recipe=recipe)
+    start(run, data_dir, tmp_path)
+    losses = [float(r["loss"]) for r in rows(folder(run, tmp_path) / "loss.csv")]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_seeds_differ(make_run, data_dir, tmp_path):
+    run = make_run()
+    digests = {start(run, data_dir, tmp_path, seed)["weights_sha256"] for seed in (0, 1)}
+    assert len(digests) == 2
+    again = start(run, data_dir, tmp_path / "again", 1)["weights_sha256"]
+    assert again in digests
+
+
+# ---------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize(
+    "recipe, stops",
+    [
+        (ROUGH, (5,)),
+        (ROUGH, (1, 1, 7)),
+        ({"images": 46, "batch": 2, "momentum": 0.99, "normalize": False,
+          "learning_rate": 1e-8, "loss": "sigmoid"}, (20, 2)),
+    ],
+)  # fmt: skip
+def test_stopped_and_continued_ends_to_the_bit(make_run, data_dir, tmp_path, recipe, stops):
+    run = make_run(net={"base": "slim", **NO_START}, recipe={"base": "short", **recipe})
+    start(run, data_dir, tmp_path / "whole")
+    for stop in stops:
+        assert start(run, data_dir, tmp_path / "parts", stop_after=stop) == {}
+        assert [p.suffix for p in folder(run, tmp_path / "parts").iterdir()] == [".pt"]
+    torch.manual_seed(99)  # what another process had drawn
+    start(run, data_dir, tmp_path / "parts")
+    same_outcome(run, tmp_path / "whole", tmp_path / "parts")
+    assert not list(folder(run, tmp_path / "parts").glob("*.pt"))
+
+
+def test_stopped_before_it_sees_what_validation_saw(make_run, data_dir, tmp_path):
+    """Images of a size that validation met first go through training after it."""
+    sizes = set(load_set(data_dir, {"dataset": "tiny", "split": "val"}).sizes)
+    assert sizes == {(40, 56), (56, 40)}
+    run = make_run(recipe={"base": "short", "images": 8, "batch": 1, "validate": 1})
+    assert start(run, data_dir, tmp_path)["updates"] == 8
+
+
+DRIVER = """
+import os, signal, sys
+import fcn.train as training
+from fcn.__main__ import main
+training.CHECKPOINT_SECONDS, training.LOG_EVERY = 0.0, 3
+step = training.Training.step
+def killed(self, batches):
+    if self.update == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(self, batches)
+training.Training.step = killed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_killed_and_started_again_ends_to_the_bit(
+    make_run, data_dir, tmp_path, write_suite, monkeypatch
+):
+    change = {"net": {"base": "slim", **NO_START}, "recipe": {"base": "short", **ROUGH}}
+    run = make_run(**change)
+    suite = str(write_suite({"runs": {"tiny/run": change}}))
+    arguments = ["train", "tiny/run", "--suite", suite, "--data-dir", str(data_dir)]
+    arguments += ["--threads", "1", "--device", "cpu", "--results"]
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_AT": "8"}
+    killed = subprocess.run(
+        [sys.executable, str(driver), *arguments, str(tmp_path / "parts")],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    place = folder(run, tmp_path / "parts")
+    assert [p.name for p in place.iterdir()] == [f"checkpoint-{run.hash}.pt"]
+    monkeypatch.setattr(training, "LOG_EVERY", 3)
+    assert main([*arguments, str(tmp_path / "parts")]) == 0
+    assert main([*arguments, str(tmp_path / "whole")]) == 0
+    same_outcome(run, tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_while_it_writes_a_checkpoint(make_run, data_dir, tmp_path, monkeypatch):
+    """The checkpoint before stays; the half of a file that a killed process leaves goes."""
+    run = make_run(recipe={"base": "short", "images": 16})
+    start(run, data_dir, tmp_path / "whole")
+    start(run, data_dir, tmp_path / "parts", stop_after=2)
+    place = folder(run, tmp_path / "parts")
+    before = digest(place / f"checkpoint-{run.hash}.pt")
+
+    def broken(state, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", broken)
+        with pytest.raises(KeyboardInterrupt):
+            start(run, data_dir, tmp_path / "parts", stop_after=2)
+    assert digest(place / f"checkpoint-{run.hash}.pt") == before
+    (place / f".checkpoint-{run.hash}.pt.0123abcd.tmp").write_bytes(b"half")  # of a SIGKILL
+    start(run, data_dir, tmp_path / "parts")
+    same_outcome(run, tmp_path / "whole", tmp_path / "parts")
+    assert not [p.name for p in place.iterdir() if "checkpoint" in p.name]
+
+
+def test_another_recipe_does_not_resume(make_run, data_dir, tmp_path, capsys):
+    old = make_run(recipe={"base": "short", "images": 16})
+    start(old, data_dir, tmp_path / "parts", stop_after=2)
+    new = make_run(recipe={"base": "short", "images": 16, "learning_rate": 2e-4})
+    start(new, data_dir, tmp_path / "whole")
+    capsys.readouterr()
+    start(new, data_dir, tmp_path / "parts")
+    assert "resumed" not in capsys.readouterr().err
+    same_outcome(new, tmp_path / "whole", tmp_path / "parts")
+
+
+def test_broken_checkpoint_is_named(make_run, data_dir, tmp_path):
+    run = make_run()
+    place = folder(run, tmp_path)
+    place.mkdir(parents=True)
+    (place / f"checkpoint-{run.hash}.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match=rf"checkpoint-{run.hash}\.pt: not a readable checkpoint"):
+        start(run, data_dir, tmp_path)
+
+
+def test_finished_training_starts_anew_with_the_same_end(make_run, data_dir, tmp_path):
+    run = make_run()
+    digests = [start(run, data_dir, tmp_path)["weights_sha256"] for _ in range(2)]
+    assert digests[0] == digests[1]
+
+
+# --------------------------------------------------------------------------------------- diverging
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_divergence_stops_with_a_sentence(
+    make_run, write_suite, data_dir, tmp_path, capsys, checkpoint
+):
+    change = {"recipe": {"base": "short", "images": 100, "learning_rate": 1e4}}
+    run = make_run(**change)
+    if checkpoint:
+        start(run, data_dir, tmp_path, stop_after=1)
+    suite = str(write_suite({"runs": {"tiny/run": change}}))
+    code = main(
+        ["train", "run", "--suite", suite, "--data-dir", str(data_dir), "--results",
+         str(tmp_path), "--device", "cpu", "--threads", "1"]
+    )  # fmt: skip
+    assert code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: tiny/run seed 0: the loss per pixel was ")
+    assert "diverged" in error and "recipe.learning_rate" in error and " of 50" in error
+    place = folder(run, tmp_path)
+    if checkpoint:
+        assert f"the last good checkpoint is {place}" in error
+        assert [p.name for p in place.iterdir()] == [f"checkpoint-{run.hash}.pt"]
+    else:
+        assert "no checkpoint" in error
+        assert not list(place.iterdir())
+
+
+def test_the_update_that_diverged_is_named(make_run, data_dir, tmp_path, monkeypatch):
+    """Not the row of the log that shows it."""
+    run = make_run(recipe={"base": "short", "images": 80})
+    step = Training.step
+
+    def poisoned(self, batches):
+        step(self, batches)
+        if self.update == 27:
+            next(self.net.parameters()).data.fill_(torch.nan)
+
+    monkeypatch.setattr(Training, "step", poisoned)
+    with pytest.raises(Diverged, match=r"was nan at update 28 of 40"):
+        start(run, data_dir, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------ starts
+
+
+def test_from_a_parent_run(write_suite, data_dir, tmp_path):
+    """The parent's weights of the same seed; new score layers keep their own start."""
+    child = {
+        "base": "tiny/run",
+        "net": {"skips": ["pool4", "pool3", "pool2"]},
+        "weights": {"run": "run"},
+        "recipe": {"learning_rate": 1e-30, "weight_decay": 0.0},
+    }
+    change = {"runs": {"tiny/run": {"net": {"base": "slim", **NO_START}}, "tiny/child": child}}
+    suite = load_suite(str(write_suite(change)))
+    parent, run = suite.run("run"), suite.run("child")
+    with pytest.raises(UserError, match=r"tiny/run/seed1/model\.safetensors: no such file"):
+        start(run, data_dir, tmp_path, 1)
+    for seed in (0, 1):
+        start(parent, data_dir, tmp_path, seed)
+    start(run, data_dir, tmp_path, 1)
+    old, _ = read(folder(parent, tmp_path, 1) / "model.safetensors")
+    new, _ = read(folder(run, tmp_path, 1) / "model.safetensors")
+    for name, values in old.items():
+        if name in new and not name.startswith("upscore"):
+            assert torch.equal(values, new[name]), name
+    assert set(new) - set(old) == {
+        "score_pool2.weight",
+        "score_pool2.bias",
+        "upscore_pool3.weight",
+        "upscore4.weight",
+    }
+
+
+def test_from_a_parent_of_another_net(write_suite, data_dir, tmp_path):
+    child = {
+        "base": "tiny/run",
+        "weights": {"run": "tiny/run"},
+        "net": {"architecture": "googlenet", "skips": []},
+    }
+    suite = load_suite(str(write_suite({"runs": {"tiny/child": child}})))
+    start(suite.run("run"), data_dir, tmp_path)
+    with pytest.raises(UserError, match=r"seed0/model\.safetensors: score_fr\.weight has shape"):
+        start(suite.run("child"), data_dir, tmp_path)
+
+
+def test_released_weights_are_scored_without_training(write_suite, data_dir, tmp_path):
+    """A .caffemodel under the authors' layer names, through `recipe: none`."""
+    archive = "fcn32s-heavy-pascal.caffemodel"
+    data = tmp_path / "data"
+    shutil.copytree(data_dir, data)
+    change = {
+        "backbones": {
+            "theirs": {
+                "architecture": "vgg16",
+                "archive": archive,
+                "format": "caffe",
+                "input": {"order": "bgr", "mean": [104.0, 117.0, 123.0], "std": [1, 1, 1]},
+            }
+        },
+        "runs": {
+            "tiny/run": {
+                "train": None,
+                "net": {"base": "slim", "skips": ["pool4"]},
+                "weights": {"released": "theirs"},
+                "recipe": "none",
+            }
+        },
+    }
+    run = load_suite(str(write_suite(change))).run("run")
+    classes = len(load_set(data, run.config["test"]).classes["semantic"])
+    torch.manual_seed(5)
+    source = build({**run.config["net"], **NO_START}, {"semantic": classes})
+    initialise(source, 5)
+    layers: dict[str, list[np.ndarray]] = {}
+    for name, values in named_tensors(source).items():
+        if not name.startswith("upscore"):
+            layers.setdefault(name.rsplit(".", 1)[0], []).append(values.numpy())
+    path = data / "archives" / archive
+    path.parent.mkdir()
+    write(path, [Layer(name, "Convolution", blobs) for name, blobs in layers.items()])
+    path.with_name(f"{archive}.json").write_text(
+        '{"name": "fcn32s-heavy-pascal.caffemodel", "sha256": "0", "size": 1, "subset": false}'
+    )
+    result = start(run, data, tmp_path / "results")
+    assert result["updates"] == 0 and result["loss"] is None
+    assert [a["name"] for a in result["provenance"]["archives"]] == [archive]
+    found, _ = read(folder(run, tmp_path / "results") / "model.safetensors")
+    for name, values in named_tensors(source).items():
+        assert torch.equal(found[name], values), name
+    assert rows(folder(run, tmp_path / "results") / "loss.csv") == []
+    write(path, [Layer(n, "Convolution", b) for n, b in layers.items() if n != "conv3_2"])
+    with pytest.raises(UserError, match="lacks the layers conv3_2"):
+        start(run, data, tmp_path / "results")
+
+
+def test_only_the_score_layers_learn(make_run, data_dir, tmp_path):
+    run = make_run(recipe={"base": "short", "train_layers": "score"})
+    start(run, data_dir, tmp_path)
+    found, about = read(folder(run, tmp_path) / "model.safetensors")
+    torch.manual_seed(0)
+    net = build(run.config["net"], {"semantic": len(about["classes"]["semantic"])})
+    initialise(net, 0)
+    for name, values in named_tensors(net).items():
+        assert torch.equal(found[name], values) != (name.startswith("score")), name
+
+
+# ------------------------------------------------------------------------------------------- batch
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_batch_is_its_images_one_by_one(make_run, data_dir, tmp_path, monkeypatch, normalize):
+    """Equal sizes go through the net together; accumulated one by one only rounding differs."""
+    change = {
+        "train": "square/train",
+        "net": {"base": "slim", "dropout": 0.0, **NO_START},
+        "recipe": {"base": "short", "images": 16, "batch": 4, "normalize": normalize,
+                   "learning_rate": 1e-4 if normalize else 1e-8},
+    }  # fmt: skip
+    run = make_run(**change)
+    found = []
+    for pixels in (1 << 20, 1):
+        monkeypatch.setattr("fcn.data.stream.GROUP_PIXELS", pixels)
+        results = tmp_path / str(pixels)
+        start(run, data_dir, results)
+        found.append(read(folder(run, results) / "model.safetensors")[0])
+    torch.manual_seed(0)
+    net = build(run.config["net"], {"semantic": len(found[0]["score_fr.bias"])})
+    initialise(net, 0)
+    begun = named_tensors(net)
+    for name, together in found[0].items():
+        moved = (together - begun[name]).abs().max()
+        assert (together - found[1][name]).abs().max() <= 1e-4 * moved + 1e-9, name
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_gradients_are_averaged_over_the_batch(make_run, data_dir, tmp_path):
+    """iter_size: one update of two images moves by the mean of their gradients."""
+    recipe = {"base": "short", "images": 2, "batch": 2, "learning_rate": 1e-4, "bias_rate": 1.0,
+              "weight_decay": 0.0, "momentum": 0.0}  # fmt: skip
+    run = make_run(net={"base": "slim", "dropout": 0.0, **NO_START}, recipe=recipe)
+    start(run, data_dir, tmp_path)
+    found, about = read(folder(run, tmp_path) / "model.safetensors")
+    dataset = load_set(data_dir, run.config["train"])
+    torch.manual_seed(0)
+    net = build(run.config["net"], {"semantic": len(about["classes"]["semantic"])})
+    initialise(net, 0)
+    loss = torch.zeros(())
+    for i in image_order(8, 2, "epochs", 0):
+        item = dataset[int(i)]
+        scores = net(preprocess(item["image"][None], run.config["input"], CPU))["semantic"]
+        loss = loss + batch_loss(scores, item["semantic"][None], "softmax", True)[0] / 2
+    loss.backward()
+    for name, parameter in net.named_parameters():
+        key = ".".join(name.split(".")[-2:])
+        assert parameter.grad is not None
+        torch.testing.assert_close(
+            found[key], parameter.detach() - 1e-4 * parameter.grad, rtol=0, atol=1e-6, msg=name
+        )
+
+
+def test_patch_sampling_makes_as_many_updates_of_larger_batches(make_run, data_dir, tmp_path):
+    whole = make_run(recipe={"base": "short", "images": 12, "batch": 2})
+    half = make_run(recipe={"base": "short", "images": 12, "batch": 2, "patch_keep": 0.5})
+    one, other = start(whole, data_dir, tmp_path), start(half, data_dir, tmp_path)
+    assert (one["updates"], one["images"]) == (6, 12)
+    assert (other["updates"], other["images"]) == (6, 24)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_other_precisions_train(make_run, data_dir, tmp_path, precision):
+    net = {"base": "slim", "architecture": "alexnet", "skips": [], "fc6_kernel": 3}
+    run = make_run(net=net, recipe={"base": "short", "precision": precision, "images": 4})
+    result = start(run, data_dir, tmp_path)
+    assert result["provenance"]["precision"] == precision
+    tensors, _ = read(folder(run, tmp_path) / "model.safetensors")
+    assert all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values())
+    with arithmetic("fp32", CPU):
+        assert not torch.backends.cudnn.allow_tf32
+
+
+def test_workers_change_nothing(make_run, data_dir, tmp_path):
+    run = make_run(recipe={"base": "short", **ROUGH, "validate": 0})
+    start(run, data_dir, tmp_path / "none")
+    start(run, data_dir, tmp_path / "two", workers=2)
+    same_outcome(run, tmp_path / "none", tmp_path / "two")
+
+
+def test_too_small_images_are_named_before_training(make_run, data_dir, tmp_path, monkeypatch):
+    run = make_run(net={"base": "slim", "architecture": "alexnet-owt", "skips": []})
+    monkeypatch.setattr("fcn.data.dataset.SegmentationSet.sizes", [(20, 50)] * 8)
+    with pytest.raises(UserError, match=r"image train_0000\d has 50x20 pixels, the net needs 35"):
+        start(run, data_dir, tmp_path)
+
+
+def test_checkpoints_are_rare_enough():
+    assert CHECKPOINT_SECONDS >= 60
