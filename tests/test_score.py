@@ -1,6 +1,5 @@
 """Scoring folders of label PNGs: the numbers, the formats, and every way to get it wrong."""
 
-import argparse
 import json
 
 import numpy as np
@@ -10,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from fcn.__main__ import main
 from fcn.errors import UserError
 from fcn.metrics import scores
-from fcn.score import add_arguments, main, score_folders
+from fcn.score import score_folders
 
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class_iu")
 
@@ -135,10 +135,8 @@ def test_options_out_of_range(folders, options):
 
 
 def run(folders, *more):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     options = ["--truth", str(folders[0]), "--pred", str(folders[1]), "--classes", "4", *more]
-    main(parser.parse_args(options))
+    assert main(["score", *options]) == 0
 
 
 def test_json(folders, capsys):
