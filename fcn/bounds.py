@@ -190,6 +190,7 @@ def _labels(place: Path, classes: int, void: int) -> Iterator[np.ndarray]:
                     label = _Member(file.read(), f"{place}: {member.name}")
                     yield read_label(label, classes, void)  # type: ignore[arg-type]
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        reason = (str(error) or repr(error)).splitlines()[0].rstrip(":")
         raise UserError(
-            f"{place}: neither a folder nor a readable tar of PNGs ({error})."
+            f"{place}: neither a folder nor a readable tar of PNGs ({reason})."
         ) from None

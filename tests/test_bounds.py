@@ -1,0 +1,192 @@
+"""Upper bounds: label maps whose bound is known by hand, and the files that labels come in."""
+
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fcn.__main__ import main
+from fcn.bounds import (
+    FACTORS,
+    METHODS,
+    VOIDS,
+    bounds,
+    bounds_of_folder,
+    mean_iu,
+    reduced_size,
+    resampled,
+    upper_bounds,
+)
+from fcn.data.labels import write_label
+from fcn.files import read_json
+
+VOID = 255
+ALL = [(method, void) for method in METHODS for void in VOIDS]
+
+labels = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
+    lambda size: arrays(np.uint8, size, elements=st.sampled_from([0, 0, 1, 2, VOID]))
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels)
+def test_at_factor_one_nothing_is_lost(label):
+    if (label == VOID).all():
+        return
+    _, found = upper_bounds([label], 3, (1,))
+    assert found == {f"{m}, {v}": {"1": 1.0} for m, v in ALL}
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels, st.sampled_from(FACTORS), st.sampled_from(ALL))
+def test_every_method_gives_a_label_to_every_pixel(label, factor, how):
+    found = resampled(label, 3, factor, *how)
+    assert found.shape == label.shape and found.dtype == torch.int64
+    assert int(found.min()) >= 0 and int(found.max()) <= (3 if how[1] == "void kept" else 2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([0, 2]), st.sampled_from(FACTORS))
+def test_one_class_alone_survives_everything(height, width, k, factor):
+    label = np.full((height, width), k, np.uint8)
+    _, found = upper_bounds([label], 3, (factor,))
+    assert {value for by_factor in found.values() for value in by_factor.values()} == {1.0}
+
+
+def test_blocks_of_the_factor_are_kept_by_the_nearest_and_majority_methods():
+    label = np.kron([[0, 1, 1], [2, 0, VOID]], np.ones((4, 4))).astype(np.uint8)
+    _, found = upper_bounds([label], 3, (4,))
+    for method in ("nearest, nearest", "majority, nearest"):
+        assert found[f"{method}, void kept"]["4"] == 1.0
+        assert found[f"{method}, void left out"]["4"] == 1.0  # what is there is void in the truth
+
+
+def test_by_hand_majority():
+    """2x2 cells of a 4x4 map: the second has a lone pixel, which is lost."""
+    label = np.array([[0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8)
+    found = resampled(label, 2, 2, "majority, nearest", "void kept")
+    expected = np.array([[0, 0, 1, 1]] * 2 + [[0] * 4] * 2)
+    np.testing.assert_array_equal(found, expected)
+    _, by_method = upper_bounds([label], 2, (2,))
+    # class 0: 12 of 13 kept, union 13; class 1: 3 right, union 4
+    assert by_method["majority, nearest, void kept"]["2"] == pytest.approx(
+        (12 / 13 + 3 / 4) / 2, rel=1e-12
+    )
+
+
+def test_by_hand_nearest():
+    """Cells of 3 take the pixel in their middle."""
+    label = np.array([[0, 1, 0, 0, 0, 2]] * 3, np.uint8)
+    found = resampled(label, 3, 3, "nearest, nearest", "void kept")
+    np.testing.assert_array_equal(found, [[1, 1, 1, 0, 0, 0]] * 3)
+
+
+def test_by_hand_bilinear():
+    """Two cells of two pixels: shares 1, 3/4, 1/4, 0; the larger wins, so the border stays."""
+    label = np.array([[0, 0, 1, 1]], np.uint8)
+    for method in ("nearest, bilinear", "majority, bilinear", "area, bilinear"):
+        found = resampled(label, 2, 2, method, "void kept")
+        np.testing.assert_array_equal(found, label)
+
+
+def test_void_kept_and_void_left_out():
+    """A cell with more void than class: with void kept, its valid pixels are lost."""
+    label = np.array([[VOID, VOID, 1, 1], [VOID, 0, 1, 1]], np.uint8)
+    kept = resampled(label, 2, 2, "majority, nearest", "void kept")
+    left_out = resampled(label, 2, 2, "majority, nearest", "void left out")
+    np.testing.assert_array_equal(kept, [[2, 2, 1, 1]] * 2)
+    np.testing.assert_array_equal(left_out, [[0, 0, 1, 1]] * 2)
+    _, found = upper_bounds([label], 2, (2,))
+    assert found["majority, nearest, void kept"]["2"] == 0.5  # class 0 missed, class 1 whole
+    assert found["majority, nearest, void left out"]["2"] == 1.0
+
+
+def test_a_pixel_that_comes_out_void_counts_in_its_class_alone():
+    counts = torch.tensor([[3, 1, 2], [0, 4, 0]])  # last column: came out void
+    assert mean_iu(counts) == pytest.approx((3 / 6 + 4 / 5) / 2, rel=1e-12)
+    assert mean_iu(torch.tensor([[3, 0, 0], [0, 0, 0]])) == 1.0  # a class that is nowhere
+
+
+def test_images_are_counted_together():
+    """One confusion matrix of all images, not a mean of means."""
+    first, second = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    second[0, 0] = 1
+    images, found = upper_bounds([first, second], 2, (4,))
+    assert images == 2
+    assert found["majority, nearest, void kept"]["4"] == pytest.approx((31 / 32 + 0) / 2)
+
+
+def test_reduced_size():
+    assert [reduced_size(500, f) for f in FACTORS] == [4, 8, 16, 31, 62, 125]
+    assert reduced_size(3, 128) == 1
+
+
+def test_finer_is_better_on_real_shapes(data_dir, tmp_path):
+    found = bounds("tiny", "val", data_dir, tmp_path)
+    assert found == read_json(tmp_path / "tiny" / "bounds.json")
+    assert (found["dataset"], found["split"], found["images"], found["subset"]) == (
+        "tiny", "val", 4, False,
+    )  # fmt: skip
+    assert set(found["methods"]) == {f"{m}, {v}" for m, v in ALL}
+    for by_factor in found["methods"].values():
+        assert list(by_factor) == [str(f) for f in FACTORS]
+        assert 0 < by_factor["128"] < by_factor["8"] < by_factor["4"] < 1
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def write_labels(folder, count=3):
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        label = rng.choice([0, 1, VOID], (9 + i, 11)).astype(np.uint8)
+        write_label(folder / f"{i}.png", label)
+
+
+def test_folder_and_tar_agree(tmp_path):
+    write_labels(tmp_path / "labels")
+    with tarfile.open(tmp_path / "labels.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "labels", "some/place")
+        archive.add(__file__, "README.txt")
+    results = [
+        bounds_of_folder(tmp_path / name, 2, VOID, "own", "all", tmp_path / "r" / name)
+        for name in ("labels", "labels.tgz")
+    ]
+    assert results[0]["images"] == 3
+    assert results[0]["methods"] == results[1]["methods"]
+
+
+def run(tmp_path, place, *options):
+    return main(
+        ["bounds", "own", "all", "--labels", str(place), "--results", str(tmp_path / "results")]
+        + list(options)
+    )
+
+
+@pytest.mark.parametrize(
+    "damage, options, message",
+    [
+        ("", [], "give the number of classes with --classes"),
+        ("missing", ["--classes", "2"], "missing: neither a folder nor a readable tar"),
+        ("empty", ["--classes", "2"], "there is no label map"),
+        ("text", ["--classes", "2"], "text: neither a folder nor a readable tar"),
+        ("cut", ["--classes", "2"], "cut: neither a folder nor a readable tar"),
+        ("whole", ["--classes", "1"], "whole: place/0.png: label value 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, capsys, damage, options, message):
+    write_labels(tmp_path / "labels")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("labels")
+    with tarfile.open(tmp_path / "whole", "w:gz") as archive:
+        archive.add(tmp_path / "labels", "place")
+    content = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    assert run(tmp_path, tmp_path / (damage or "labels"), *options) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "results").exists()

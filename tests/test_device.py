@@ -1,0 +1,130 @@
+"""Devices: names, GPUs shared between jobs, arithmetic."""
+
+import subprocess
+import sys
+import tempfile
+
+import pytest
+import torch
+
+from fcn.device import arithmetic, chosen
+from fcn.errors import UserError
+
+FREE = {0: 10, 1: 30, 2: 20}
+
+
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """A machine with three GPUs, and its lock files in a folder of this test."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (FREE[i], 100))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_holders_take_different_gpus_and_give_them_back(gpus):
+    with chosen("auto") as first, chosen("cuda") as second, chosen() as third:
+        assert [first, second, third] == [torch.device("cuda", i) for i in range(3)]
+        with chosen() as fourth:  # all are held: the one with most free memory
+            assert fourth == torch.device("cuda:1")
+    with chosen() as again:
+        assert again == torch.device("cuda:0")
+        with chosen() as next_one:
+            assert next_one == torch.device("cuda:1")
+    with chosen() as freed:
+        assert freed == torch.device("cuda:0")
+
+
+def test_a_gpu_is_given_back_where_the_job_fails(gpus):
+    with pytest.raises(RuntimeError), chosen():
+        raise RuntimeError("out of memory")
+    with chosen() as again:
+        assert again == torch.device("cuda:0")
+
+
+def test_another_process_holds_a_gpu_until_it_ends(gpus):
+    code = (
+        "import torch\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "torch.cuda.device_count = lambda: 3\n"
+        "from fcn.device import chosen\n"
+        "with chosen() as device:\n"
+        "    print(device, flush=True)\n"
+        "    input()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={"TMPDIR": str(gpus), "PATH": ""}, cwd=".",
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline().strip() == "cuda:0"
+        with chosen() as ours:
+            assert ours == torch.device("cuda:1")
+    finally:
+        process.kill()
+        process.communicate()
+    with chosen() as ours:
+        assert ours == torch.device("cuda:0")
+
+
+def test_locks_are_of_the_physical_gpus(gpus, monkeypatch):
+    """Jobs that see different GPUs as cuda:0 do not exclude each other; the same one they do."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0,1")
+    with chosen() as first:
+        assert first == torch.device("cuda:0")  # physical 2
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+        with chosen() as second, chosen() as third, chosen() as fourth:
+            assert [second.index, third.index, fourth.index] == [0, 1, 1]
+
+
+def test_named_devices(gpus):
+    for _ in range(2):  # a named GPU is not locked: who names it, gets it
+        with chosen("cuda:2") as device, chosen("cuda:2"):
+            assert device == torch.device("cuda:2")
+    with chosen("cpu") as device:
+        assert device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda0", "mps", "", "CPU"])
+def test_unknown_names(gpus, name):
+    with (
+        pytest.raises(UserError, match=f"device={name}: choose auto, cpu, cuda or cuda:N"),
+        chosen(name),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["cuda:3", "cuda:x", "cuda:", "cuda:-1"])
+def test_gpus_that_are_not_there(gpus, name):
+    with (
+        pytest.raises(UserError, match=f"device={name}: this machine has cuda:0 to cuda:2"),
+        chosen(name),
+    ):
+        pass
+
+
+def test_without_a_gpu(no_gpu):
+    with chosen("auto") as device:
+        assert device == torch.device("cpu")
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(UserError, match="finds no CUDA GPU here; use device=cpu"), chosen(name):
+            pass
+
+
+@pytest.mark.parametrize("precision, bits", [("fp32", 23), ("tf32", 23), ("bf16", 7)])
+def test_arithmetic_on_the_cpu(precision, bits):
+    x = torch.full((1, 1), 1 + 2.0**-10)
+    with arithmetic(precision, torch.device("cpu")):
+        y = torch.nn.functional.linear(x, torch.ones(1, 1))
+        assert torch.backends.cuda.matmul.allow_tf32 is (precision == "tf32")
+    assert (y.item() == x.item()) is (bits > 10)
+    arithmetic("fp32", torch.device("cpu"))
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32

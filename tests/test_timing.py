@@ -1,0 +1,66 @@
+"""Timing: the protocol is followed, and its statistics are those of its samples."""
+
+import time
+
+import pytest
+import torch
+
+from fcn.files import read_json
+from fcn.timing import PAPER_TRIALS, measure, time_run
+
+CPU = torch.device("cpu")
+
+
+def test_measured_time_is_time():
+    calls: list[None] = []
+
+    def call():
+        calls.append(None)
+        time.sleep(0.03 if len(calls) == 4 else 0.01)
+
+    found = measure(call, CPU, warmup=2, trials=4)
+    assert len(calls) == 6
+    assert (found["trials"], found["warmup"]) == (4, 2)
+    assert 10 <= found["min_ms"] <= found["median_ms"] < found["mean_ms"] <= found["max_ms"]
+    assert found["max_ms"] >= 30 and found["median_ms"] < 30
+    assert found["mean_ms"] == pytest.approx(15, abs=8)
+    assert found["std_ms"] > 3
+
+
+def test_one_trial_has_no_spread():
+    assert measure(lambda: None, CPU, 0, 1)["std_ms"] == 0.0
+
+
+def test_statistics_of_given_samples(monkeypatch):
+    clock = iter([0.0, 0.001, 5.0, 5.002, 6.0, 6.006])
+    monkeypatch.setattr("fcn.timing.time.perf_counter", lambda: next(clock))
+    found = measure(lambda: None, CPU, 3, 3)
+    assert found["mean_ms"] == pytest.approx(3, abs=1e-6)
+    assert found["median_ms"] == pytest.approx(2, abs=1e-6)
+    assert found["std_ms"] == pytest.approx(7**0.5, abs=1e-6)  # (4 + 1 + 9) / 2
+    assert (found["min_ms"], found["max_ms"]) == pytest.approx((1, 6), abs=1e-6)
+
+
+def test_time_run(make_run, data_dir, tmp_path):
+    run = make_run()
+    found = time_run(
+        run, 0, device=CPU, data_dir=data_dir, results=tmp_path, size=(33, 47), trials=4
+    )
+    assert read_json(run.directory(tmp_path, 0) / "timing.json") == found
+    assert found["input"] == [33, 47] and found["config_hash"] == run.hash
+    protocols = found["protocols"]
+    assert set(protocols) == {
+        "paper",
+        "synchronised",
+        "with_transfer",
+        "synchronised_bf16",
+        "with_transfer_bf16",
+    }
+    paper = protocols["paper"]
+    assert (paper["trials"], paper["warmup"], paper["precision"]) == (PAPER_TRIALS, 1, "fp32")
+    assert paper["includes_transfer"] is False and paper["device"] == "cpu"
+    assert protocols["with_transfer_bf16"]["includes_transfer"] is True
+    for name, protocol in protocols.items():
+        assert 0 < protocol["min_ms"] <= protocol["median_ms"] <= protocol["max_ms"], name
+        if name != "paper":
+            assert protocol["trials"] == 4
