@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fcn.data.scenes import classification, classification_classes
+from fcn.errors import UserError
 from fcn.evaluate import preprocess
 from fcn.files import atomic_dir, write_json
 from fcn.nets.fcn import FCN
@@ -23,6 +24,7 @@ from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, fingerprint
 from fcn.weights.backbone import initialise
 from fcn.weights.named import named_tensors, save
 
+TASK = ("seed", "images", "size", "epochs", "batch", "learning_rate")  # of a definition
 HELD_OUT = 1000  # images of another seed that the accuracy is measured on
 
 
@@ -47,6 +49,12 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
     Deterministic on the CPU, which is where it runs: it takes a minute.
     """
     task = definition["pretrain"]
+    for key in TASK:
+        if key not in task:
+            raise UserError(f"backbone {name}: pretrain lacks the key {key!r}.")
+    updates = task["epochs"] * task["images"] // task["batch"]
+    if updates < 1:
+        raise UserError(f"backbone {name}: pretrain makes no update; raise images or epochs.")
     device = torch.device("cpu")
     clock = Clock(device)
     torch.manual_seed(task["seed"])
@@ -57,7 +65,6 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
     images, labels = (
         torch.from_numpy(a) for a in classification(task["seed"], task["images"], task["size"])
     )
-    updates = task["epochs"] * len(images) // task["batch"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=task["learning_rate"], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, task["learning_rate"], total_steps=updates
@@ -94,7 +101,8 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
         "provenance": clock.provenance(precision=RECIPE_DEFAULTS["precision"], seed=task["seed"]),
     }
     with atomic_dir(data_dir / "backbones" / name) as folder:
-        save(folder / "weights.safetensors", named_tensors(fcn.trunk.layers), about)
+        lasting = {key: value for key, value in about.items() if key != "provenance"}
+        save(folder / "weights.safetensors", named_tensors(fcn.trunk.layers), lasting)
         write_json(folder / "backbone.json", about)
     return about
 
