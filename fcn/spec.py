@@ -573,7 +573,7 @@ def _weights(
                 )
             above = _parent_of(above, entries[above]) or ""
         if parent_key not in entries:
-            raise UserError(f"{where}.weights.run: {unknown('run', given['run'], entries)}")
+            raise UserError(f"{where}.weights.run: {unknown('run', parent_key, entries)}")
         parent = _build_run(parent_key, entries[parent_key], suite, recipes, seeds, forced, entries)
         return {"run": parent_key, "hash": parent.hash}, parent.config["input"]
     library = suite.backbones
@@ -590,8 +590,8 @@ def _weights(
         raise UserError(f"{where}.weights: backbone {name}: {missing}")
     if definition["architecture"] != net["architecture"]:
         raise UserError(
-            f"{where}.weights: {name} is a {definition['architecture']}, the net a "
-            f"{net['architecture']}."
+            f"{where}.weights: backbone {name} is of architecture {definition['architecture']}, "
+            f"the net of {net['architecture']}."
         )
     weights = {**given, "definition": fingerprint(definition)}
     if "released" in given:

@@ -1,0 +1,553 @@
+"""Suites: what they resolve to, what their hashes depend on, and every way to get one wrong."""
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fcn.spec
+from fcn.__main__ import main
+from fcn.errors import UserError
+from fcn.spec import (
+    CONFIG,
+    NET_DEFAULTS,
+    RECIPE_DEFAULTS,
+    check,
+    fingerprint,
+    load_suite,
+    read_yaml,
+    unknown,
+)
+from tests.conftest import merged, tiny_suite
+
+SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def config_is_read_once(monkeypatch):
+    """The repository's own files do not change while these tests run."""
+    monkeypatch.setattr(
+        fcn.spec,
+        "read_yaml",
+        lambda path: repository_file(path) if CONFIG in path.parents else read_yaml(path),
+    )
+
+
+repository_file = cache(read_yaml)
+
+
+# -------------------------------------------------------------------------- what the repository has
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_loads(name):
+    suite = load_suite(name)
+    assert suite.runs and suite.title
+    for key, run in suite.runs.items():
+        assert run.id == key == f"{run.dataset}/{run.name}"
+        assert run.seeds and run.config["test"]["split"] == run.split
+        assert set(NET_DEFAULTS) <= set(run.config["net"])
+        assert run.config["recipe"] is None or set(RECIPE_DEFAULTS) <= set(run.config["recipe"])
+        if run.parent:
+            assert run.config["weights"]["hash"] == suite.runs[run.parent].hash
+
+
+def test_configuration_is_valid_by_its_schemas():
+    for name in ("suite", "config"):
+        schema = read_yaml(CONFIG / "schemas" / f"{name}.yaml")
+        assert schema["type"] == "object"
+    for kind, file in (("net", "nets"), ("recipe", "recipes")):
+        for name, entry in read_yaml(CONFIG / f"{file}.yaml").items():
+            check(entry, {"$ref": f"#/$defs/{kind}"}, CONFIG / f"{file}.yaml: {name}")
+
+
+def test_defaults_are_those_that_the_schema_knows():
+    definitions = read_yaml(CONFIG / "schemas" / "suite.yaml")["$defs"]
+    assert set(NET_DEFAULTS) <= set(definitions["net"]["properties"])
+    assert set(RECIPE_DEFAULTS) <= set(definitions["recipe"]["properties"])
+
+
+# ------------------------------------------------------------------------------------- what it does
+
+
+def load(write_suite, change=None, seeds=None):
+    return load_suite(str(write_suite(change)), seeds)
+
+
+def tiny(write_suite, **entry):
+    return load(write_suite, {"runs": {"tiny/run": entry}}).run("run")
+
+
+def test_resolved(write_suite):
+    run = tiny(write_suite, recipe={"base": "short", "mirror": True})
+    assert run.config["recipe"] == {
+        **RECIPE_DEFAULTS, **tiny_suite()["recipes"]["short"], "mirror": True,
+    }  # fmt: skip
+    assert run.config["net"] == {**NET_DEFAULTS, **tiny_suite()["nets"]["slim"]}
+    assert run.config["train"]["dataset"] == "tiny" and run.config["train"]["split"] == "train"
+    assert run.seeds == (0,) and run.title == "run" and run.note is None
+
+
+def test_rates_without_a_dot_are_numbers(tmp_path):
+    (tmp_path / "n.yaml").write_text("[1e-10, 5E-4, 1e4, 1.e-3, -2e+5, 1.5e3, 0.1, e5, 1e, 12]")
+    assert read_yaml(tmp_path / "n.yaml") == [
+        1e-10, 5e-4, 1e4, 1e-3, -2e5, 1500.0, 0.1, "e5", "1e", 12,
+    ]  # fmt: skip
+
+
+@given(st.floats(min_value=1e-300, max_value=1e300))
+def test_any_float_survives(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "float.yaml"
+    for text in (repr(value), f"{value:e}", f"{value:.17g}"):
+        path.write_text(f"rate: {text}\n")
+        found = read_yaml(path)["rate"]
+        assert float(found) == float(text) and not isinstance(found, str)
+
+
+def test_whole_numbers_in_exponents_are_whole(write_suite):
+    plain = tiny(write_suite, recipe={"base": "short", "images": 100000, "jitter": 4})
+    exponent = tiny(write_suite, recipe={"base": "short", "images": 1e5, "jitter": 4.0})
+    assert exponent.hash == plain.hash
+    assert isinstance(exponent.config["recipe"]["images"], int)
+
+
+def test_base_of_a_run_merges_nets_and_recipes(write_suite):
+    change = {
+        "runs": {
+            "tiny/run": {"note": "n", "title": "T", "rows": [{"table": "table1", "row": "r"}]},
+            "tiny/a": {"base": "tiny/run", "recipe": {"images": 40}, "net": {"skips": []}},
+            "tiny/b": {"base": "tiny/a", "recipe": {"batch": 4}, "split": "train"},
+            "tiny/c": {"base": "tiny/b", "recipe": "heavy", "net": {"base": "voc-fcn16s"}},
+        }
+    }
+    runs = load(write_suite, change).runs
+    base, a, b, c = (runs[f"tiny/{name}"].config for name in ("run", "a", "b", "c"))
+    assert a["recipe"] == {**base["recipe"], "images": 40}
+    assert a["net"] == {**base["net"], "skips": []}
+    assert b["recipe"] == {**base["recipe"], "images": 40, "batch": 4}
+    assert b["net"] == a["net"] and b["test"]["split"] == "train"
+    assert c["net"]["skips"] == ["pool4"] and c["net"]["hidden"] == 4096
+    assert c["recipe"]["learning_rate"] == 1e-10 and c["recipe"]["batch"] == 1
+    for name in ("a", "b", "c"):  # what says where a run belongs is not inherited
+        run = runs[f"tiny/{name}"]
+        assert (run.rows, run.title, run.note) == ((), name, None)
+
+
+def test_seeds(write_suite):
+    def seeds(suite_seeds, run_seeds, forced):
+        change = {"seeds": suite_seeds, "runs": {"tiny/run": {"seeds": run_seeds}}}
+        return load(write_suite, change, forced).run("run").seeds
+
+    assert seeds(None, None, None) == (0,)
+    assert seeds([1, 2], None, None) == (1, 2)
+    assert seeds([1, 2], [5], None) == (5,)
+    assert seeds([1, 2], [5], 3) == seeds([1, 2], [5], "3") == (0, 1, 2)
+    assert seeds([1, 2], [5], "0,5,7") == (0, 5, 7)
+    assert seeds([1, 2], [5], "") == (5,)
+    released = {"weights": {"released": "fcn32s-heavy-pascal"}, "recipe": "none",
+                "net": "voc-fcn32s"}  # fmt: skip
+    assert load(write_suite, {"runs": {"tiny/run": released}}, 3).run("run").seeds == (0,)
+
+
+def test_names_of_runs(write_suite):
+    change = {"runs": {"square/run": {"base": "tiny/run"}, "tiny/other": {"base": "tiny/run"}}}
+    suite = load(write_suite, change)
+    assert suite.run("tiny/run").id == "tiny/run" and suite.run("other").id == "tiny/other"
+    with pytest.raises(UserError, match="which run 'run': tiny/run, square/run"):
+        suite.run("run")
+    with pytest.raises(UserError, match="no run 'othre'; did you mean tiny/other"):
+        suite.run("othre")
+
+
+def test_a_run_starts_from_a_run_of_its_data_set(write_suite):
+    change = {"runs": {"tiny/child": {"base": "tiny/run", "weights": {"run": "run"}}}}
+    suite = load(write_suite, change)
+    assert suite.run("child").parent == "tiny/run"
+    assert suite.run("child").config["input"] == suite.run("tiny/run").config["input"]
+
+
+def test_released_weights_say_which_file(write_suite):
+    run = tiny(
+        write_suite, net="voc-fcn8s", weights={"released": "fcn8s-heavy-pascal"}, recipe="none"
+    )
+    assert run.config["weights"]["archive"] == "fcn8s-heavy-pascal.caffemodel"
+    assert run.released == "fcn8s-heavy-pascal" and run.backbone is None and run.parent is None
+    assert run.config["train"] is None and run.config["recipe"] is None
+
+
+def test_nets_of_the_libraries_resolve_with_their_bases(write_suite):
+    suite = load(write_suite)
+    net = suite.resolved_net("voc-fcn8s-atonce")
+    assert net["skips"] == ["pool4", "pool3"] and net["scales"]
+    assert "gflop" not in net and "base" not in net
+
+
+# ------------------------------------------------------------------------------------------- hashes
+
+DECIDES: dict[str, list[Any]] = {
+    "net": [{"base": "slim", "dropout": 0.1}, {"base": "slim", "skips": ["pool4"]}],
+    "recipe": [
+        {"base": "short", key: value}
+        for key, value in {
+            "images": 13,
+            "batch": 3,
+            "loss": "sigmoid",
+            "normalize": False,
+            "learning_rate": 2e-4,
+            "schedule": "poly",
+            "momentum": 0.8,
+            "weight_decay": 0,
+            "bias_rate": 1,
+            "bias_decay": 1,
+            "score_rate": 10,
+            "train_layers": "score",
+            "sampling": "replacement",
+            "patch_keep": 0.5,
+            "mirror": True,
+            "jitter": 32,
+            "precision": "bf16",
+            "validate": 4,
+        }.items()
+    ],
+    "train": ["square/train", "tiny/val"],
+    "split": ["train"],
+    "version": [2],
+}
+CASES = [{key: value} for key, values in DECIDES.items() for value in values]
+
+
+@pytest.mark.parametrize("change", CASES, ids=str)
+def test_hash_changes_with_what_decides_numbers(write_suite, change):
+    before = tiny(write_suite)
+    after = tiny(write_suite, **change)
+    assert after.hash != before.hash
+    assert fingerprint(after.config) == after.hash
+
+
+def test_every_key_of_a_recipe_is_tried():
+    properties = read_yaml(CONFIG / "schemas" / "suite.yaml")["$defs"]["recipe"]["properties"]
+    tried = {key for entry in DECIDES["recipe"] for key in entry}
+    assert tried == set(properties) - {"source"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": "Another"},
+        {"note": "A note."},
+        {"rows": [{"table": "table1", "row": "FCN-VGG16"}]},
+        {"time": True},
+        {"seeds": [4]},
+        {"version": 1},
+        {"recipe": {"base": "short", "source": "somewhere"}},
+        {"recipe": {"base": "short", "momentum": 9e-1}},
+        {"net": {"base": "slim", "gflop": 3}},
+    ],
+    ids=str,
+)
+def test_hash_does_not_change_with_the_rest(write_suite, change):
+    assert tiny(write_suite, **change).hash == tiny(write_suite).hash
+
+
+def test_hash_does_not_depend_on_names_or_order(write_suite):
+    """The same recipe under another name, spelt out, or with its keys in another order."""
+    short = tiny_suite()["recipes"]["short"]
+    for recipe in (short, dict(reversed(short.items())), {"base": "again"}, "again"):
+        change = {"recipes": {"again": short}, "runs": {"tiny/run": {"recipe": recipe}}}
+        assert load(write_suite, change).run("run").hash == tiny(write_suite).hash
+
+
+def test_hash_of_a_child_changes_with_its_parents(write_suite):
+    def child(**parent):
+        runs = {
+            "tiny/run": parent,
+            "tiny/child": {**tiny_suite()["runs"]["tiny/run"], "weights": {"run": "tiny/run"}},
+            "tiny/grandchild": {"base": "tiny/child", "weights": {"run": "tiny/child"}},
+        }
+        suite = load(write_suite, {"runs": runs})
+        return suite.run("child").hash, suite.run("grandchild").hash
+
+    before, after = child(), child(recipe={"base": "short", "momentum": 0.5})
+    assert before[0] != after[0] and before[1] != after[1]
+    assert child(title="Another") == before
+
+
+def test_hash_changes_with_data_sets_and_backbones(write_suite):
+    own = {
+        "architecture": "alexnet",
+        "input": {"order": "bgr", "mean": [1.0, 2.0, 3.0], "std": [1, 1, 1]},
+        "pretrain": {"seed": 1},
+    }
+
+    def hash_of(**change):
+        runs = {"tiny/run": {"weights": {"backbone": "own"}, "net": "voc-fcn-alexnet"}}
+        suite = merged({"backbones": {"own": own}, "runs": runs}, change)
+        return load(write_suite, suite).run("run").hash
+
+    before = hash_of()
+    for change in (
+        {"backbones": {"own": {"pretrain": {"seed": 2}}}},
+        {"backbones": {"own": {"input": {"order": "rgb"}}}},
+        {"datasets": {"tiny": {"seed": 4}}},
+        {"datasets": {"tiny": {"size": [40, 64]}}},
+    ):
+        assert hash_of(**change) != before
+
+
+# ----------------------------------------------------------------------------------------- mistakes
+
+RUN = "runs.tiny/run"
+MISTAKES = [
+    # (change of the tiny suite, what the message must say)
+    ({"titel": "T"}, "there is no key 'titel' here (did you mean title?); allowed: backbones"),
+    ({"title": None}, "the key 'title' is missing"),
+    ({"title": 3}, "title: 3 is not text (Heading of the report)"),
+    ({"gpu": "yes"}, "gpu: 'yes' is not true or false"),
+    ({"threads": 0}, "threads: 0 is less than the minimum of 1"),
+    ({"seeds": 3}, "seeds: 3 is not a list"),
+    ({"seeds": []}, "seeds: [] should be non-empty"),
+    ({"seeds": [-1]}, "seeds.0: -1 is less than the minimum of 0"),
+    ({"seeds": [0, 0]}, "seeds: [0, 0] has non-unique elements"),
+    ({"seeds": ["a"]}, "seeds.0: 'a' is not a whole number"),
+    ({"runs": []}, "runs: [] is not a mapping"),
+    ({"runs": {"run": {}}}, "runs: 'run' is not the name of a run; write DATASET/RUN"),
+    ({"runs": {"tiny/a b": {}}}, "runs: 'tiny/a b' is not the name of a run"),
+    ({"bounds": [{"dataset": "tiny"}]}, "bounds.0: the key 'split' is missing"),
+    ({"bounds": [{"dataset": "tyni", "split": "val"}]}, "bounds: no data set 'tyni'; did you mean"),
+    ({"bounds": [{"dataset": "tiny", "split": "vol"}]}, "no split of tiny 'vol'; did you mean val"),
+    ({"nets": {"slim": {"widht": 1}}}, "nets.slim: there is no key 'widht' here (did you mean"),
+    ({"nets": {"x": {"base": "slom"}}, "runs": {"tiny/run": {"net": "x"}}},
+     f"{RUN}.net: no net 'slom'; did you mean slim"),
+    ({"recipes": {"short": {"loss": "hinge"}}},
+     "recipes.short.loss: 'hinge' is not one of softmax, sigmoid (Per-pixel softmax"),
+    ({"recipes": {"short": {"batch": 2.5}}}, "recipes.short.batch: 2.5 is not a whole number"),
+    ({"recipes": {"short": {"momentum": 1}}}, "recipes.short.momentum: 1 is greater than or equal"),
+    ({"recipes": {"short": {"patch_keep": 0}}}, "recipes.short.patch_keep: 0 is less than or"),
+    ({"recipes": {"short": {"learning_rate": "fast"}}},
+     "recipes.short.learning_rate: 'fast' is not a number"),
+    ({"recipes": {"short": {"images": None}}}, f"{RUN}.recipe: the key 'images' is missing"),
+    ({"recipes": {"a": {"base": "b"}, "b": {"base": "a"}}, "runs": {"tiny/run": {"recipe": "a"}}},
+     f"{RUN}.recipe: the bases a -> b -> a form a circle"),
+    ({"nets": {"a": {"base": "a"}}, "runs": {"tiny/run": {"net": "a"}}},
+     f"{RUN}.net: the bases a -> a form a circle"),
+]  # fmt: skip
+RUN_MISTAKES = [
+    # (change of the entry of tiny/run, what the message must say)
+    (
+        {"wieghts": "none"},
+        ": there is no key 'wieghts' here (did you mean weights?); allowed: base, n",
+    ),
+    ({"net": None}, ": the key 'net' is missing"),
+    ({"weights": None}, ": the key 'weights' is missing"),
+    ({"recipe": None}, ": the key 'recipe' is missing"),
+    ({"split": None}, ": the key 'split' is missing"),
+    ({"train": None}, ": the key 'train' is missing (DATASET/SPLIT to train on)"),
+    ({"train": "tiny"}, ".train: 'tiny' is not of an allowed form (DATASET/SPLIT to train on)"),
+    ({"train": "tyni/train"}, ".train: no data set 'tyni'; did you mean tiny"),
+    ({"train": "tiny/trian"}, ".train: no split of tiny 'trian'; did you mean train"),
+    ({"train": "voc2011/train"}, ".train: voc2011 and tiny have different classes"),
+    ({"split": "vla"}, ".split: no split of tiny 'vla'; did you mean val"),
+    ({"net": "slom"}, ".net: no net 'slom'; did you mean slim"),
+    ({"net": 3}, ".net: 3 is not of an allowed form (A net of config/nets.yaml, or one given"),
+    ({"net": {"widht": 1}}, ".net: there is no key 'widht' here (did you mean width?)"),
+    ({"net": {"width": 2}}, ".net.width: 2 is greater than the maximum of 1 (Share of the chan"),
+    ({"net": {"skips": "pool4"}}, ".net.skips: 'pool4' is not a list (Features added below the"),
+    ({"net": {"top": 3}}, ".net.top: 3 is not null or text"),
+    ({"net": {"architecture": "resnet"}}, ".net.architecture: 'resnet' is not one of alexnet, a"),
+    ({"net": {"width": 0.5}}, ".net: the key 'architecture' is missing"),
+    ({"recipe": "shrot"}, ".recipe: no recipe 'shrot'; did you mean short"),
+    ({"recipe": {"base": "shrot"}}, ".recipe: no recipe 'shrot'; did you mean short"),
+    ({"recipe": {"learning_rat": 1}}, ".recipe: there is no key 'learning_rat' here (did you mean"),
+    ({"recipe": {"batch": 1}}, ".recipe: the key 'images' is missing"),
+    (
+        {"weights": "nothing"},
+        ".weights: 'nothing' is not of an allowed form (Where training starts: ",
+    ),
+    ({"weights": {"backbon": "x"}}, ".weights: {'backbon': 'x'} is not of an allowed form (Where"),
+    ({"weights": {"backbone": 3}}, ".weights.backbone: 3 is not text"),
+    (
+        {"weights": {"backbone": "vgg16-cafe"}},
+        ".weights: no backbone 'vgg16-cafe'; did you mean vgg",
+    ),
+    ({"weights": {"released": "x"}}, ".weights: no backbone 'x'; known: alexnet-torchvision"),
+    (
+        {"weights": {"backbone": "caffenet"}},
+        ".weights: backbone caffenet is of architecture alexnet, the net of",
+    ),
+    ({"weights": {"run": "rum"}}, ".weights.run: no run 'tiny/rum'; did you mean tiny/run"),
+    ({"weights": {"run": "tiny/run"}}, ".weights.run: tiny/run <- tiny/run: a run cannot start fr"),
+    (
+        {"weights": {"run": "run"}},
+        ".weights.run: tiny/run <- tiny/run: a run cannot start from its",
+    ),
+    ({"base": "tiny/rum"}, ".base: no run 'tiny/rum'; did you mean tiny/run"),
+    ({"rows": [{"table": "tabel1", "row": "r"}]}, ".rows: no table 'tabel1'; did you mean table1"),
+    ({"rows": [{"table": "table1"}]}, ".rows.0: the key 'row' is missing"),
+    ({"rows": {"table": "table1"}}, ".rows: {'table': 'table1'} is not a list"),
+    ({"seeds": [1, 1]}, ".seeds: [1, 1] "),
+    ({"seeds": [0.5]}, ".seeds.0: 0.5 is not a whole number"),
+    ({"version": 0}, ".version: 0 is less than the minimum of 1"),
+    ({"time": 1}, ".time: 1 is not true or false"),
+]
+
+
+def sentence(path, seeds=None):
+    with pytest.raises(UserError) as raised:
+        load_suite(str(path), seeds)
+    message = str(raised.value)
+    assert message.startswith(str(path)) and message.endswith((".", "?"))
+    assert "\n" not in message and len(message) < 700 + len(str(path))
+    assert not re.search(r"\.\.\s|\?\.|\.\.$|\(\)|valid under|does not match|of type", message)
+    return message
+
+
+@pytest.mark.parametrize("change, says", MISTAKES, ids=lambda v: str(v)[:60])
+def test_mistakes_in_a_suite(write_suite, change, says):
+    assert says in sentence(write_suite(change))
+
+
+@pytest.mark.parametrize("change, says", RUN_MISTAKES, ids=lambda v: str(v)[:60])
+def test_mistakes_in_a_run(write_suite, change, says):
+    assert f"{RUN}{says}" in sentence(write_suite({"runs": {"tiny/run": change}}))
+
+
+def test_unknown_data_set(write_suite):
+    path = write_suite({"runs": {"tyni/run": tiny_suite()["runs"]["tiny/run"]}})
+    assert "runs.tyni/run: no data set 'tyni'; did you mean tiny" in sentence(path)
+
+
+def test_circles_of_runs(write_suite):
+    entry = tiny_suite()["runs"]["tiny/run"]
+    three = {
+        f"tiny/{a}": {**entry, "weights": {"run": f"tiny/{b}"}}
+        for a, b in (("a", "b"), ("b", "c"), ("c", "a"))
+    }
+    message = sentence(write_suite({"runs": three}))
+    assert "runs.tiny/a.weights.run: tiny/a <- tiny/b <- tiny/c <- tiny/a: a run cannot" in message
+    leading = {"tiny/into": {**entry, "weights": {"run": "a"}}, **three}  # a tail before the circle
+    assert "a run cannot start from itself" in sentence(write_suite({"runs": leading}))
+    bases = {f"tiny/{a}": {"base": f"tiny/{b}"} for a, b in (("a", "b"), ("b", "c"), ("c", "a"))}
+    message = sentence(write_suite({"runs": bases}))
+    assert "the bases tiny/a -> tiny/b -> tiny/c -> tiny/a form a circle" in message
+
+
+@pytest.mark.parametrize(
+    "lacks, says",
+    [
+        ("architecture", "backbone own lacks the key 'architecture'"),
+        ("input", "backbone own lacks the key 'input'"),
+        ("archive", "backbone own lacks the key 'archive'"),
+    ],
+)
+def test_backbones_that_lack_a_key(write_suite, lacks, says):
+    own = {
+        "architecture": "vgg16",
+        "archive": "VGG_ILSVRC_16_layers.caffemodel",
+        "input": {"order": "bgr", "mean": [1, 2, 3], "std": [1, 1, 1]},
+    }
+    del own[lacks]
+    path = write_suite(
+        {"backbones": {"own": own}, "runs": {"tiny/run": {"weights": {"backbone": "own"}}}}
+    )
+    assert says in sentence(path)
+
+
+def test_archives_that_are_not_known(write_suite):
+    own = {"architecture": "vgg16", "archive": "VGG_ILSVRC_16_layer.caffemodel", "input": {}}
+    path = write_suite(
+        {"backbones": {"own": own}, "runs": {"tiny/run": {"weights": {"backbone": "own"}}}}
+    )
+    assert (
+        "backbone own: no archive 'VGG_ILSVRC_16_layer.caffemodel'; did you mean VGG_ILSVRC_16_"
+        in (sentence(path))
+    )
+    path = write_suite({"datasets": {"tiny": {"archives": ["benchmark.tar"]}}})
+    assert "data set tiny: no archive 'benchmark.tar'; did you mean benchmark.tgz" in sentence(path)
+
+
+# -------------------------------------------------------------------------------------- YAML itself
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (
+            "title: T\nruns: {}\ntitle: U\n",
+            ", line 3, column 1: not valid YAML: the key 'title' stands",
+        ),
+        (
+            "title: T\nruns: {a/b: {net: x, net: y}}\n",
+            ", line 2, column 22: not valid YAML: the key",
+        ),
+        (
+            "title: T\nruns: {1: {}}\n",
+            "line 2, column 8: not valid YAML: the key 1 is not text; put",
+        ),
+        ("title: T\nruns: {yes: {}}\n", "the key True is not text; put it in quotes"),
+        ("title: T\nruns: {[a]: {}}\n", "the key ['a'] is not text"),
+        ("title: [T\nruns: {}\n", "not valid YAML: expected ',' or ']'"),
+        ("title: T\n\truns: {}\n", ", line 2, column 1: not valid YAML"),
+        (
+            "title: !!python/object:os.system {}\n",
+            "not valid YAML: could not determine a constructor",
+        ),
+        (
+            "title: .inf\nruns: {}\n",
+            "line 1, column 8: not valid YAML: .inf is not a finite number",
+        ),
+        ("title: .nan\nruns: {}\n", ".nan is not a finite number"),
+        ("", "None is not a mapping"),
+        ("- title\n", "['title'] is not a mapping"),
+    ],
+)
+def test_broken_yaml(tmp_path, text, says):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    assert says in sentence(path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    assert "not a readable text file" in sentence(tmp_path / "folder.yaml")
+    (tmp_path / "latin.yaml").write_bytes("title: Bäume\n".encode("latin-1"))
+    assert "not a readable text file" in sentence(tmp_path / "latin.yaml")
+
+
+def test_anchors_and_merge_keys_work(tmp_path):
+    suite = yaml.safe_dump(tiny_suite(), sort_keys=False)
+    suite = suite.replace("  short:\n", "  short: &short\n")
+    suite = suite.replace("runs:\n", "  long: {<<: *short, images: 99}\nruns:\n", 1)
+    path = tmp_path / "own.yaml"
+    path.write_text(suite.replace("recipe: short", "recipe: long"))
+    recipe = load_suite(str(path)).run("run").config["recipe"]
+    assert recipe["images"] == 99 and recipe["batch"] == 2
+
+
+def test_suite_that_is_not_there():
+    with pytest.raises(UserError, match=r"suite 'papre': .*there are: .*voc-subset"):
+        load_suite("papre")
+    with pytest.raises(UserError, match=r"suite 'own\.yaml': own\.yaml does not exist"):
+        load_suite("own.yaml")
+
+
+@pytest.mark.parametrize("seeds", ["0", 0, -1, "a", "1,,2", "-1,2", "1.5", "1,1", ","])
+def test_bad_seeds_of_the_command_line(seeds):
+    with pytest.raises(UserError, match=f"seeds={seeds}: give a number of seeds \\(3\\) or a list"):
+        load_suite("voc-subset", seeds)
+
+
+def test_on_the_command_line_it_is_one_line(write_suite, capsys):
+    path = write_suite({"runs": {"tiny/run": {"wieghts": "none"}}})
+    assert main(["train", "run", "--suite", str(path), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {path}: runs.tiny/run: there is no key 'wie")
+
+
+def test_unknown_names_the_nearest():
+    assert unknown("net", "voc-fcn32", ["voc-fcn32s", "x"]) == (
+        "no net 'voc-fcn32'; did you mean voc-fcn32s?"
+    )
+    assert unknown("net", "zzz", ["b", "a"]) == "no net 'zzz'; known: a, b."
