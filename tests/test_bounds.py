@@ -93,16 +93,17 @@ def test_by_hand_bilinear():
         np.testing.assert_array_equal(found, label)
 
 
-def test_void_kept_and_void_left_out():
-    """A cell with more void than class: with void kept, its valid pixels are lost."""
-    label = np.array([[VOID, VOID, 1, 1], [VOID, 0, 1, 1]], np.uint8)
-    kept = resampled(label, 2, 2, "majority, nearest", "void kept")
-    left_out = resampled(label, 2, 2, "majority, nearest", "void left out")
-    np.testing.assert_array_equal(kept, [[2, 2, 1, 1]] * 2)
-    np.testing.assert_array_equal(left_out, [[0, 0, 1, 1]] * 2)
-    _, found = upper_bounds([label], 2, (2,))
-    assert found["majority, nearest, void kept"]["2"] == 0.5  # class 0 missed, class 1 whole
-    assert found["majority, nearest, void left out"]["2"] == 1.0
+@pytest.mark.parametrize(
+    "void, wins", [("void kept", 3), ("void left out", 2), ("void as background", 0)]
+)
+def test_a_cell_of_more_void_than_class(void, wins):
+    label = np.array([[VOID, VOID, 1, 1], [VOID, 2, 1, 1]], np.uint8)
+    found = resampled(label, 3, 2, "majority, nearest", void)
+    np.testing.assert_array_equal(found, [[wins, wins, 1, 1]] * 2)
+    _, bound = upper_bounds([label], 3, (2,))
+    # class 1 is whole; class 2 is, or is missed; class 0 is nowhere in the truth, but perhaps found
+    expected = {3: (1 + 0) / 2, 2: 1.0, 0: (1 + 0 + 0) / 3}[wins]
+    assert bound[f"majority, nearest, {void}"]["2"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_pixel_that_comes_out_void_counts_in_its_class_alone():

@@ -330,6 +330,21 @@ def test_from_a_parent_run(write_suite, data_dir, tmp_path):
     }
 
 
+def test_from_a_parent_of_another_configuration(write_suite, data_dir, tmp_path):
+    child = {"base": "tiny/run", "weights": {"run": "tiny/run"}}
+
+    def suite(momentum):
+        recipe = {"base": "short", "momentum": momentum}
+        change = {"runs": {"tiny/run": {"recipe": recipe}, "tiny/child": child}}
+        return load_suite(str(write_suite(change)))
+
+    old, new = suite(0.9), suite(0.8)
+    start(old.run("run"), data_dir, tmp_path)
+    hashes = f"configuration {old.run('run').hash}, the suite now has {new.run('run').hash}"
+    with pytest.raises(UserError, match=rf"run/seed0/model\.safetensors: trained with {hashes}"):
+        start(new.run("child"), data_dir, tmp_path)
+
+
 def test_from_a_parent_of_another_net(write_suite, data_dir, tmp_path):
     child = {
         "base": "tiny/run",

@@ -93,6 +93,11 @@ def start(
     if "run" in weights:
         assert parent is not None
         tensors, about = read(parent)
+        if about.get("config_hash") != weights["hash"]:
+            raise UserError(
+                f"{parent}: trained with configuration {about.get('config_hash')}, the suite now "
+                f"has {weights['hash']}; train it again."
+            )
         scores = {n for n in named_tensors(net.heads) if n not in tensors}
         missing = load_named(
             net,
