@@ -58,6 +58,42 @@ def _enlarge(maps: Tensor, size: tuple[int, int], how: str) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear")
 
 
+class Truth:
+    """A label map as one map for each label that it has, in one reading of void.
+
+    One for each label, not for each class: the same result, much sooner.
+    """
+
+    def __init__(self, label: np.ndarray, classes: int, void: str) -> None:
+        truth = torch.from_numpy(np.ascontiguousarray(label)).to(torch.int32)
+        self.size = (truth.shape[0], truth.shape[1])
+        instead = 0 if void == "void as background" else classes
+        truth = torch.where(truth == VOID, instead, truth)
+        self.labels = truth.unique()
+        self.maps = (truth == self.labels[:, None, None]).float()[None]
+        # Void, the last label, has no vote; where it is alone there is nothing to score.
+        self.voters = len(self.labels)
+        if void == "void left out" and self.voters > 1 and int(self.labels[-1]) == classes:
+            self.voters -= 1
+
+    def reduced(self, factor: int, down: str) -> Tensor:
+        """(1, voters, h, w) shares of the labels in each cell."""
+        size = (reduced_size(self.size[0], factor), reduced_size(self.size[1], factor))
+        maps = _reduce(self.maps, size, down)[:, : self.voters]
+        if down == "majority":
+            maps = F.one_hot(maps.argmax(1), self.voters).permute(0, 3, 1, 2).float()
+        return maps
+
+    def enlarged(self, maps: Tensor, up: str) -> Tensor:
+        """(H, W) int32: the label with the largest share."""
+        shares = _enlarge(maps, self.size, up)[0]
+        best, winner = shares[0], self.labels[0].expand(self.size)
+        for label, share in zip(self.labels[1 : self.voters], shares[1:], strict=True):
+            winner = torch.where(share > best, label, winner)  # of equal ones the first, as argmax
+            best = torch.maximum(best, share)
+        return winner
+
+
 def resampled(label: np.ndarray, classes: int, factor: int, method: str, void: str) -> Tensor:
     """The truth reduced by ``factor`` and enlarged again.
 
@@ -66,23 +102,11 @@ def resampled(label: np.ndarray, classes: int, factor: int, method: str, void: s
         method, void: keys of METHODS and VOIDS.
 
     Returns:
-        (H, W) int64: the class with the largest share; ``classes`` where void has it.
+        (H, W) int32: the class with the largest share; ``classes`` where void has it.
     """
     down, up = method.split(", ")
-    truth = torch.from_numpy(np.ascontiguousarray(label)).long()
-    height, width = truth.shape
-    size = (reduced_size(height, factor), reduced_size(width, factor))
-    instead = 0 if void == "void as background" else classes
-    # One map for each label that the image has, not for each class: the same result, much sooner.
-    present, index = torch.where(truth == VOID, instead, truth).unique(return_inverse=True)
-    if void == "void left out" and bool((present == classes).all()):
-        return torch.zeros_like(truth)
-    maps = _reduce(F.one_hot(index).permute(2, 0, 1).float()[None], size, down)
-    if void == "void left out":
-        maps = maps[:, present < classes]
-    if down == "majority":
-        maps = F.one_hot(maps.argmax(1), maps.shape[1]).permute(0, 3, 1, 2).float()
-    return present[_enlarge(maps, (height, width), up)[0].argmax(0)]
+    truth = Truth(label, classes, void)
+    return truth.enlarged(truth.reduced(factor, down), up)
 
 
 def mean_iu(counts: Tensor) -> float:
@@ -112,12 +136,22 @@ def upper_bounds(
     images = 0
     for label in labels:
         images += 1
-        truth = torch.from_numpy(label).long()
+        truth = torch.from_numpy(label).to(torch.int32)
         valid = truth != VOID
         rows = truth[valid] * (classes + 1)
-        for (method, void, factor), matrix in counts.items():
-            predicted = resampled(label, classes, factor, method, void)[valid]
-            matrix += torch.bincount(rows + predicted, minlength=matrix.numel()).view_as(matrix)
+        for void in VOIDS:
+            maps = Truth(label, classes, void)
+            reduced: dict[tuple[int, str], Tensor] = {}
+            for method in METHODS:
+                down, up = method.split(", ")
+                for factor in factors:
+                    if (factor, down) not in reduced:
+                        reduced[factor, down] = maps.reduced(factor, down)
+                    predicted = maps.enlarged(reduced[factor, down], up)[valid]
+                    matrix = counts[method, void, factor]
+                    matrix += torch.bincount(rows + predicted, minlength=matrix.numel()).view_as(
+                        matrix
+                    )
     if not images:
         raise UserError("upper bounds: there is no label map.")
     result: dict[str, dict[str, float]] = {}
