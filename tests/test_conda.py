@@ -93,8 +93,22 @@ def test_without_conda_the_refusal_is_plain(tmp_path: Path) -> None:
     empty.mkdir()
     environment = {"PATH": f"{empty}:/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--use-conda", "--config", "suite=tiny.yaml"],
-        cwd=checkout.place, env=environment, capture_output=True, text=True, timeout=120,
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "-n",
+            "--cores",
+            "1",
+            "--use-conda",
+            "--config",
+            "suite=tiny.yaml",
+        ],
+        cwd=checkout.place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode != 0
     assert "conda" in done.stderr + done.stdout

@@ -295,7 +295,11 @@ class Page(HTMLParser):
 
     def status(self, table: str, run: str) -> str:
         """The whole line of a run, as text."""
-        found = [cells for cells in self.lines(table, "ours") if any(re.search(rf"{re.escape(run)}(?![\w-])", c) for c in cells)]
+        found = [
+            cells
+            for cells in self.lines(table, "ours")
+            if any(re.search(rf"{re.escape(run)}(?![\w-])", c) for c in cells)
+        ]
         assert len(found) == 1, f"{run} stands {len(found)} times in {table}"
         return " | ".join(found[0])
 

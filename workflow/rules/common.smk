@@ -28,8 +28,8 @@ ONLY_LOOKING = {
 
 try:
     SUITE = load_suite(config["suite"], config["seeds"])
-    if not ONLY_LOOKING & {argument.split("=")[0] for argument in sys.argv[1:]}:
-        preflight(SUITE, config["device"], config["mirror"], Path(DATA))
+    if not config["partial"] and not ONLY_LOOKING & {word.split("=")[0] for word in sys.argv[1:]}:
+        preflight(SUITE, config["device"], config["mirror"], Path(DATA), targets=sys.argv[1:])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -85,7 +85,7 @@ rule time:
         "logs/time/{dataset}/{run}/seed{seed}.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: workflow.cores or 1
     resources:
         gpu=1,
         gpu_share=SHARES if GPUS else 0,
