@@ -20,7 +20,7 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success it replaces ``path``, else it is removed."""
+    """Give a temporary path beside ``path``; it replaces ``path`` on success, else goes."""
     path = Path(path)
     temporary = _beside(path)
     try:
@@ -34,7 +34,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Give an empty folder beside ``path``; on success it replaces ``path``, else it is removed."""
+    """Give an empty folder beside ``path``; it replaces ``path`` on success, else goes."""
     path = Path(path)
     temporary = _beside(path)
     temporary.mkdir()

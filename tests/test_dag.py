@@ -1,4 +1,4 @@
-"""The whole DAG, run by Snakemake itself on a tiny suite, and its manners under change and failure."""
+"""The whole DAG, run by Snakemake itself on a tiny suite, and its manners."""
 
 import csv
 import json
@@ -33,8 +33,8 @@ recipes:
           weight_decay: 5e-4, sampling: replacement, validate: 12}
 runs:
   scenes/a32s:
-    {title: A, train: scenes/train, split: val, net: tiny32s, weights: {backbone: tiny}, recipe: short,
-     time: false, rows: [{table: table2, row: FCN-32s}]}
+    {title: A, train: scenes/train, split: val, net: tiny32s, weights: {backbone: tiny},
+     recipe: short, time: false, rows: [{table: table2, row: FCN-32s}]}
   scenes/a16s:
     {base: scenes/a32s, title: B, net: tiny16s, weights: {run: scenes/a32s},
      rows: [{table: table2, row: FCN-16s}]}
