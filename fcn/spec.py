@@ -140,6 +140,7 @@ class Suite:
     nets: dict[str, dict[str, Any]]
     archives: dict[str, dict[str, Any]]
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compare: bool = True  # whether a difference from the paper's number says anything
 
     @property
     def command(self) -> str:
@@ -377,6 +378,7 @@ def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
         path=path,
         title=raw["title"],
         notice=raw.get("notice"),
+        compare=raw.get("compare", True),
         gpu=raw.get("gpu", False),
         threads=raw.get("threads", 4),
         runs={},

@@ -1,6 +1,7 @@
 """The report against a results tree in the real formats: its numbers, holes and promises."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -712,6 +713,17 @@ def test_broken_predictions_are_named(tmp_path: Path, name: str):
     assert len(summary["problems"]) == 1
     assert ("images" if name in ("index.csv", "image") else name) in summary["problems"][0]
     assert str(tmp_path) not in page.text
+
+
+def test_a_suite_on_other_data_subtracts_nothing(tmp_path: Path):
+    run = make_run("scenes/a", (("table2", "FCN-32s"),))
+    write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+    suite = dataclasses.replace(make_suite(run), compare=False)
+    page, records, _ = render(suite, tmp_path)
+    assert all(r["difference"] == "" for r in records)
+    assert not page.lines("table2", "difference")
+    _, records, _ = render(make_suite(run), tmp_path)
+    assert any(r["difference"] for r in records)
 
 
 def test_subset_notice_and_dirty_are_on_the_face(tmp_path: Path):

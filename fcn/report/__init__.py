@@ -1,5 +1,6 @@
 """Render the tables of the paper with ours beside them, from whatever results exist."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ def render(
     paper = read_paper(config)
     tables = parse_tables(suite.tables)
     found = load_results(suite, results)
+    if not suite.compare:
+        tables = [
+            replace(table, columns=tuple(replace(c, compare=False) for c in table.columns))
+            for table in tables
+        ]
     book = build_book(tables, paper, found)
     html, problems = build_page(suite, paper, found, book, data_dir, images)
     notice = banners(suite, found)
