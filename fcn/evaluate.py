@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,20 @@ from fcn.spec import Run
 from fcn.weights.named import load_named, read
 
 
+@cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1), copied to the device once: a copy in the training loop would make it wait."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
 def preprocess(image: Tensor, convention: dict[str, Any], device: torch.device) -> Tensor:
     """(N, 3, H, W) uint8 RGB -> float32 in the order, mean and scale that the weights expect."""
     image = image.to(device, non_blocking=True)
     if convention["order"] == "bgr":
         image = image.flip(1)
-    mean = torch.tensor(convention["mean"], device=device).view(1, 3, 1, 1)
-    std = torch.tensor(convention["std"], device=device).view(1, 3, 1, 1)
-    x = image.float().sub_(mean)
+    x = image.float().sub_(_channels(tuple(convention["mean"]), device))
     if any(value != 1 for value in convention["std"]):
-        x = x.div_(std)
+        x = x.div_(_channels(tuple(convention["std"]), device))
     return x.contiguous(memory_format=torch.channels_last)
 
 

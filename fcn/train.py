@@ -66,6 +66,7 @@ class Training:
         self.optimizer = CaffeSGD(net, recipe, device)
         self.update = 0
         self.seconds = 0.0
+        self.waited = 0.0  # seconds of them in which the loop waited for images
         self.rows: list[dict[str, Any]] = []
         self.validation: list[dict[str, Any]] = []
         order = image_order(len(dataset), self.updates * self.batch, recipe["sampling"], seed)
@@ -97,6 +98,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "update": self.update,
             "seconds": self.seconds,
+            "waited": self.waited,
             "rows": self.rows,
             "validation": self.validation,
             "losses": self.losses,
@@ -121,6 +123,7 @@ class Training:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.update, self.seconds = state["update"], state["seconds"]
+        self.waited = state.get("waited", 0.0)
         self.rows, self.validation = state["rows"], state["validation"]
         self.losses.copy_(state["losses"])
         torch.set_rng_state(state["rng"].cpu())
@@ -131,7 +134,9 @@ class Training:
     def step(self, batches: Any) -> None:
         """One update from the groups of images that belong to it."""
         for _ in self.groups[self.update]:
+            asked = time.perf_counter()
             batch = next(batches)
+            self.waited += time.perf_counter() - asked
             image = preprocess(batch["image"], self.run.config["input"], self.device)
             with arithmetic(self.recipe["precision"], self.device):
                 scores = self.net(image)
@@ -255,6 +260,7 @@ def train(
             "updates": training.updates,
             "images": images,
             "seconds": round(training.seconds, 3),
+            "waited_seconds": round(training.waited, 3),
             "images_per_second": round(images / max(training.seconds, 1e-9), 3),
             "loss": training.rows[-1]["loss"],
         }
