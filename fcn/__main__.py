@@ -197,6 +197,13 @@ def _report(args: argparse.Namespace) -> None:
     print(f"{args.out / 'tables.html'}: {summary}", file=sys.stderr)
 
 
+def _publish(args: argparse.Namespace) -> None:
+    from fcn.report.publish import publish
+
+    files = publish(_suite(args), args.results, args.data_dir, args.out)
+    print(f"{args.out}: {len(files)} files", file=sys.stderr)
+
+
 def _plan(args: argparse.Namespace) -> None:
     from fcn.plan import plan
 
@@ -293,6 +300,15 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--no-images", action="store_true", help="leave out images and label maps of the data sets"
     )
+    publish = stage(
+        "publish",
+        _publish,
+        "Copy numbers, curves, provenance and the report, without images, as a record.",
+        "suite",
+        "data",
+        "results",
+    )
+    publish.add_argument("--out", type=Path, required=True, metavar="DIR")
     stage("plan", _plan, "List the runs of a suite with their cost.", "suite", "data", "results")
     start = stage(
         "preflight",

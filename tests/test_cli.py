@@ -14,7 +14,7 @@ from fcn.spec import ROOT
 
 STAGES = (
     "fetch", "extract", "prepare", "backbone", "train", "evaluate", "time", "bounds",
-    "architecture", "report", "plan", "preflight", "predict", "score",
+    "architecture", "report", "publish", "plan", "preflight", "predict", "score",
 )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from fcn.report.charts import Series, line_chart, thin, ticks
 from fcn.report.examples import choose, per_image_mean_iu
 from fcn.report.exports import latex, markdown
 from fcn.report.paper import Printed, parse_tables, read_paper
+from fcn.report.publish import publish
 from fcn.report.results import mean_and_std
 from fcn.report.tables import agrees, number, signed
 from fcn.rle import encode_prediction, write_predictions
@@ -945,3 +946,24 @@ def test_exports_hold_the_same_cells(tmp_path: Path):
 def test_the_report_needs_no_torch():
     code = "import fcn.report, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CONFIG.parent).returncode == 0
+
+
+def test_a_record_holds_the_numbers_and_neither_weights_nor_images_nor_places(tmp_path: Path):
+    run = make_run("voc2011/a", (("table2", "FCN-32s"),))
+    write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+    folder = run.directory(tmp_path / "results", 0)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["provenance"]["command"] = "python -m fcn evaluate a --data-dir /home/someone/data"
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    out = tmp_path / "record"
+    files = publish(make_suite(run, bounds=False), tmp_path / "results", tmp_path / "data", out)
+    assert "tables.html" in files and "results/voc2011/a/seed0/metrics.json" in files
+    assert all(Path(f).suffix in (".json", ".csv", ".html", ".md", ".tex") for f in files)
+    published = json.loads((out / "results/voc2011/a/seed0/metrics.json").read_text())
+    assert published["tasks"] == metrics["tasks"]
+    assert published["provenance"]["command"] == "python -m fcn evaluate a --data-dir data"
+    assert not any("/home/someone" in (out / name).read_text() for name in files)
+    with pytest.raises(UserError, match="no run"):
+        publish(make_suite(), tmp_path / "nothing", tmp_path / "data", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,67 @@
+"""A published record: the small files of a suite's results and its report, without images."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcn.errors import UserError
+from fcn.files import atomic_dir
+from fcn.report import render
+
+if TYPE_CHECKING:
+    from fcn.spec import Suite
+
+FILES = ("train.json", "metrics.json", "timing.json", "loss.csv", "validation.csv")
+
+
+def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[str]:
+    """Write ``out``: the report, and ``results/`` with numbers, curves and provenance.
+
+    Weights, predictions and images of data sets are left out. Absolute paths in the recorded
+    commands are cut to their last part: they say nothing to another reader.
+
+    Returns:
+        the published files, relative to ``out``.
+
+    Raises:
+        UserError: the suite has no result yet.
+    """
+    sources = [results / "architecture.json", *sorted(results.glob("*/bounds.json"))]
+    sources += [
+        run.directory(results, seed) / name
+        for run in suite.runs.values()
+        for seed in run.seeds
+        for name in FILES
+    ]
+    found = [path for path in sources if path.exists()]
+    if not any(path.name == "metrics.json" for path in found):
+        raise UserError(f"{results}: no run of the suite {suite.name!r} has been scored yet.")
+    with atomic_dir(out) as folder:
+        for path in found:
+            target = folder / "results" / path.relative_to(results)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                text = json.dumps(_without_places(json.loads(path.read_text("utf-8"))), indent=1)
+                target.write_text(text + "\n", encoding="utf-8")
+            else:
+                shutil.copyfile(path, target)
+        render(suite, folder / "results", data_dir, folder, images=False)
+        return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _cut(item) if key == "command" else _without_places(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return value
+
+
+def _cut(command: Any) -> Any:
+    if not isinstance(command, str):
+        return command
+    return " ".join(Path(w).name if w.startswith("/") else w for w in command.split(" "))
