@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fcn.files import write_json
 from fcn.nets import FCN, build
 from fcn.nets.trunks import Branches
+from fcn.provenance import Clock
 from fcn.spec import Suite
 
 SIZE = (375, 500)  # a typical VOC image
@@ -75,6 +76,7 @@ def architecture(suite: Suite, results: Path) -> dict[str, Any]:
 
     A run is left out where its data set's classes are not in the configuration but in a file.
     """
+    clock = Clock(torch.device("cpu"))
     nets = {name: describe(suite.resolved_net(name), VOC_CLASSES) for name in suite.nets}
     runs = {}
     for run in suite.runs.values():
@@ -83,6 +85,11 @@ def architecture(suite: Suite, results: Path) -> dict[str, Any]:
             classes = classes.get("semantic")
         if isinstance(classes, list):
             runs[run.id] = describe(run.config["net"], len(classes))
-    result = {"nets": nets, "runs": runs, "input": list(SIZE)}
+    result = {
+        "nets": nets,
+        "runs": runs,
+        "input": list(SIZE),
+        "provenance": clock.provenance(precision="none", seed=None),
+    }
     write_json(results / "architecture.json", result)
     return result
