@@ -102,7 +102,8 @@ def archives_needed(
         weights = run.backbone or run.released
         if weights and "archive" in suite.backbones[weights]:
             names[suite.backbones[weights]["archive"]] = None
-    for dataset in bounds or ():
+    by_hand = {bound["dataset"] for bound in suite.bounds if "labels" in bound}
+    for dataset in (name for name in bounds or () if name not in by_hand):
         names.update(dict.fromkeys(suite.archives_of(dataset)))
     return list(names)
 

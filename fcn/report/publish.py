@@ -27,7 +27,10 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
     Raises:
         UserError: the suite has no result yet.
     """
-    sources = [results / "architecture.json", *sorted(results.glob("*/bounds.json"))]
+    sources = [
+        results / "architecture.json",
+        *(results / b["dataset"] / "bounds.json" for b in suite.bounds),
+    ]
     sources += [
         run.directory(results, seed) / name
         for run in suite.runs.values()
@@ -35,7 +38,7 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
         for name in FILES
     ]
     found = [path for path in sources if path.exists()]
-    if not any(path.name == "metrics.json" for path in found):
+    if not any(path.name in ("metrics.json", "bounds.json") for path in found):
         raise UserError(f"{results}: no run of the suite {suite.name!r} has been scored yet.")
     with atomic_dir(out) as folder:
         for path in found:

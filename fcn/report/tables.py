@@ -413,6 +413,7 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
         group = Group(f"{where}, {images} images" if images else where, "", [])
         targets = (f"results/{entry['dataset']}/bounds.json",)
         fitting = []
+        distances: dict[str, float] = {}
         for method, values in bounds.get("methods", {}).items():
             own = [finite(lookup(values, (row.name,))) for row in table.rows]
             scaled = [None if value is None else value * column.scale for value in own]
@@ -423,6 +424,7 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
                 if n[0] is not None
             ]
             worst = max((abs(v - n.number) for v, n in pairs if v is not None), default=0.0)
+            distances[method] = worst if None not in scaled else math.inf
             fits = bool(pairs) and all(v is not None and agrees(v, n) for v, n in pairs)
             fitting += [method] if fits else []
             text = "agrees with every number" if fits else f"off by up to {number(worst, 1)}"
@@ -441,6 +443,12 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
                 f"{'s' if len(fitting) == 1 else ''} with every printed number"
                 + (f": {', '.join(fitting)}." if fitting else ".")
             )
+            group.lines.sort(key=lambda line: distances[line.label])
+            nearest = group.lines[0].label
+            if not fitting and distances[nearest] < math.inf:
+                verdicts.append(
+                    f"Nearest: {nearest}, off by up to {number(distances[nearest], 1)}."
+                )
         groups.append(group)
     heads = [Cell(f"factor {row.name}", below=column.unit) for row in table.rows]
     return TableView(table, heads, groups, _notes(table), [], " ".join(verdicts))

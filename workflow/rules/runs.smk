@@ -94,13 +94,27 @@ rule time:
         "--data-dir '{DATA}' --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
+def bound_of(wildcards):
+    return next(bound for bound in SUITE.bounds if bound["dataset"] == wildcards.dataset)
+
+
+def bound_options(wildcards):
+    """Where the labels come from, if not from the prepared data set."""
+    bound = bound_of(wildcards)
+    if "labels" not in bound:
+        return ""
+    definition = SUITE.datasets[bound["dataset"]]
+    return f"--labels '{bound['labels']}' --classes {len(definition['classes'])} --void {definition['void']}"
+
+
 rule upper_bounds:
     input:
-        f"{DATA}/prepared/{{dataset}}/dataset.json",
+        lambda w: bound_of(w).get("labels", prepared(w.dataset)),
     output:
         "results/{dataset}/bounds.json",
     params:
-        split=lambda w: next(b["split"] for b in SUITE.bounds if b["dataset"] == w.dataset),
+        split=lambda w: bound_of(w)["split"],
+        labels=bound_options,
     log:
         "logs/bounds/{dataset}.log",
     benchmark:
@@ -111,7 +125,7 @@ rule upper_bounds:
     resources:
         gpu_share=0,
     shell:
-        "python -m fcn bounds {wildcards.dataset} {params.split} --data-dir '{DATA}' > {log} 2>&1"
+        "python -m fcn bounds {wildcards.dataset} {params.split} {params.labels} --data-dir '{DATA}' > {log} 2>&1"
 
 
 rule architecture:
