@@ -79,10 +79,10 @@ class Training:
             recipe["jitter"],
             recipe["patch_keep"],
             (int(cells.stride), float(cells.start)),
+            recipe.get("scale"),
         )
-        sizes = dataset.sizes
         self.groups = [
-            groups_of_update(positions, [sizes[order[p]] for p in positions])
+            groups_of_update(positions, [self.stream.size(p) for p in positions])
             for positions in (
                 range(u * self.batch, (u + 1) * self.batch) for u in range(self.updates)
             )

@@ -243,3 +243,27 @@ def test_workers_change_nothing(data_dir):
         assert torch.equal(one["image"], other["image"])
         assert torch.equal(one["semantic"], other["semantic"])
         assert one["image"].shape[0] == len(group)
+
+
+# ------------------------------------------------------------------------------------------- scale
+
+
+def test_scale_resizes_image_and_label_alike_to_the_size_that_was_told(data_dir):
+    images = SegmentationSet(data_dir / "prepared" / "tiny", "train")
+    order = image_order(len(images), 12, "replacement", 0)
+    plain = Changed(images, order, 5)
+    stream = Changed(images, order, 5, scale=(0.5, 2.0))
+    seen = set()
+    for position in range(12):
+        item, native = stream[position], plain[position]
+        size = stream.size(position)
+        assert tuple(item["image"].shape[1:]) == tuple(item["semantic"].shape) == size
+        assert item["image"].dtype == item["semantic"].dtype == torch.uint8
+        factor = size[0] / native["image"].shape[1]
+        assert 0.48 < factor < 2.05
+        assert set(item["semantic"].unique().tolist()) <= set(native["semantic"].unique().tolist())
+        assert abs(item["image"].float().mean() - native["image"].float().mean()) < 4
+        seen.add(size)
+        assert torch.equal(item["image"], stream[position]["image"])
+    assert len(seen) > 6
+    assert plain.size(0) == tuple(plain[0]["semantic"].shape)

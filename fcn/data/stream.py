@@ -1,10 +1,12 @@
 """The images of a training run: in which order, how changed, in which groups."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,6 +55,7 @@ class Changed(Dataset[dict[str, Any]]):
         jitter: int = 0,
         keep: float = 1.0,
         cells: tuple[int, float] = (32, 0.0),
+        scale: tuple[float, float] | None = None,
     ) -> None:
         self.images = images
         self.order = order
@@ -61,12 +64,30 @@ class Changed(Dataset[dict[str, Any]]):
         self.jitter = jitter
         self.keep = keep
         self.cells = cells
+        self.scale = scale
+
+    @cached_property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return self.images.sizes
+
+    def size(self, position: int) -> tuple[int, int]:
+        """(height, width) of an item, without reading it."""
+        height, width = self._sizes[int(self.order[position])]
+        if self.scale is None:
+            return height, width
+        generator = np.random.Generator(np.random.PCG64([self.seed, 3, position]))
+        factor = generator.uniform(*self.scale)
+        return max(1, round(height * factor)), max(1, round(width * factor))
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         item = self.images[int(self.order[position])]
+        if self.scale is not None:
+            size = self.size(position)
+            for key in (*self.images.inputs, *self.images.labels):
+                item[key] = resized(item[key], size, key in self.images.labels)
         if not (self.mirror or self.jitter or self.keep < 1):
             return item
         generator = np.random.Generator(np.random.PCG64([self.seed, 2, position]))
@@ -97,6 +118,18 @@ def cell_of_pixels(size: int, stride: int, start: float) -> np.ndarray:
     """(size,) int64: the final-layer cell whose centre is nearest to each pixel, from 0."""
     cells = np.floor((np.arange(size) - start) / stride + 0.5).astype(np.int64)
     return cells - cells[0]
+
+
+def resized(values: Tensor, size: tuple[int, int], label: bool) -> Tensor:
+    """The last two axes at another size: an image (C, H, W) bilinearly, a label (H, W) nearest."""
+    if tuple(values.shape[-2:]) == size:
+        return values
+    whole = values.reshape(1, -1, *values.shape[-2:]).float()
+    mode = {"mode": "nearest-exact"} if label else {"mode": "bilinear", "antialias": True}
+    result = F.interpolate(whole, size=size, **mode)  # type: ignore[arg-type]
+    if values.dtype == torch.uint8:
+        result = result.round().clamp(0, 255)
+    return result.reshape(*values.shape[:-2], *size).to(values.dtype)
 
 
 def moved(values: Tensor, down: int, right: int, fill: int | None) -> Tensor:
