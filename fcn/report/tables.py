@@ -428,6 +428,7 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
             fits = bool(pairs) and all(v is not None and agrees(v, n) for v, n in pairs)
             fitting += [method] if fits else []
             text = "agrees with every number" if fits else f"off by up to {number(worst, 1)}"
+            text = text if column.compare else "done"
             cells = [
                 Cell(DASH) if v is None else Cell(number(v, column.digits), repr(v)) for v in scaled
             ]
@@ -437,7 +438,7 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
             status = Status("missing", "not run")
             empty = [Cell() for _ in table.rows]
             group.lines.append(Line("ours", "ours", empty, None, status, targets))
-        else:
+        elif column.compare:
             verdicts.append(
                 f"On {where}, {len(fitting) or 'no'} of {len(group.lines)} methods agree"
                 f"{'s' if len(fitting) == 1 else ''} with every printed number"
