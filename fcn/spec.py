@@ -176,6 +176,11 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _contents(definition: Mapping[str, Any]) -> str:
+    """Fingerprint of what a data set holds: its title and terms are words about it."""
+    return fingerprint({k: v for k, v in definition.items() if k not in ("title", "terms")})
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """A sentence about a name that is not there, with the nearest ones that are."""
     names = list(known)
@@ -489,14 +494,14 @@ def _build_run(
         if source.get("classes") != definition.get("classes"):
             raise UserError(f"{where}.train: {train_name} and {dataset} have different classes.")
         _known_split(f"{where}.train", train_name, train_split, suite)
-        train = {"dataset": train_name, "split": train_split, "definition": fingerprint(source)}
+        train = {"dataset": train_name, "split": train_split, "definition": _contents(source)}
     config = {
         "run": key,
         "train": train,
         "test": {
             "dataset": dataset,
             "split": entry["split"],
-            "definition": fingerprint(definition),
+            "definition": _contents(definition),
         },
         "net": net,
         "weights": weights,

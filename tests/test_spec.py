@@ -209,6 +209,7 @@ DECIDES: dict[str, list[Any]] = {
             "patch_keep": 0.5,
             "mirror": True,
             "jitter": 32,
+            "scale": [0.5, 2],
             "precision": "bf16",
             "validate": 4,
         }.items()
@@ -551,3 +552,11 @@ def test_unknown_names_the_nearest():
         "no net 'voc-fcn32'; did you mean voc-fcn32s?"
     )
     assert unknown("net", "zzz", ["b", "a"]) == "no net 'zzz'; known: a, b."
+
+
+def test_words_about_a_data_set_do_not_count():
+    def hashed(**change):
+        return fcn.spec._contents({"reader": "voc", "title": "A", "terms": "B", **change})
+
+    assert hashed() == hashed(title="C") == hashed(terms="D")
+    assert hashed() != hashed(reader="sbd")
