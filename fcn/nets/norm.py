@@ -2,9 +2,9 @@
 
     y = x / (1 + alpha / n * sum over the n nearest channels of x^2) ^ (3/4)
 
-PyTorch's own goes through a 3-d average pooling, which on the CPU takes five times as long as the
-rest of the layer's neighbours together; here the sum over channels is a 1x1 convolution with a
-band of ones. ``benchmarks/`` holds the comparison, the tests hold the two to the same values.
+PyTorch's own goes through a 3-d average pooling, which on one CPU core took 4 (192 channels) to 140
+times (64) as long, forward and backward, at 94x125. Here the sum over channels is a 1x1 convolution
+with a band of ones; the tests hold the two to the same values.
 """
 
 from typing import Any

@@ -65,7 +65,7 @@ class Layers:
 class Trunk(nn.Module):
     """A backbone that ends before its classifier.
 
-    ``layers``: the named Sequential. ``channels``: of the feature maps that a score layer may read,
+    ``layers``: the named Sequential. ``taps``: channels of the feature maps a score layer may read,
     by layer name. ``top``: the last of them.
     """
 
