@@ -80,6 +80,7 @@ class Training:
             recipe["patch_keep"],
             (int(cells.stride), float(cells.start)),
             recipe.get("scale"),
+            recipe.get("canvas", 1),
         )
         self.groups = [
             groups_of_update(positions, [self.stream.size(p) for p in positions])
@@ -138,6 +139,11 @@ class Training:
             batch = next(batches)
             self.waited += time.perf_counter() - asked
             image = preprocess(batch["image"], self.run.config["input"], self.device)
+            for pixels, (height, width) in zip(
+                image, batch["extent"].tolist() if "extent" in batch else [], strict=False
+            ):  # the canvas is what the nets pad with: zero after the mean's subtraction
+                pixels[:, height:] = 0
+                pixels[:, :, width:] = 0
             with arithmetic(self.recipe["precision"], self.device):
                 scores = self.net(image)
             objective: Tensor | float = 0.0

@@ -43,6 +43,9 @@ def groups_of_update(positions: Sequence[int], sizes: Sequence[tuple[int, int]])
 class Changed(Dataset[dict[str, Any]]):
     """The training sequence: item ``position`` is an image of the set, mirrored, moved, masked.
 
+    With ``canvas`` > 1 each lies in the upper left of a canvas whose sides are its multiples, void
+    outside; ``"extent"`` (2,) int64 is then the image's own height and width. Fewer shapes, so
+    that images share groups, and kernels are prepared once.
     What happens to it depends on (seed, position) alone: not on workers, not on a resumed run.
     """
 
@@ -56,6 +59,7 @@ class Changed(Dataset[dict[str, Any]]):
         keep: float = 1.0,
         cells: tuple[int, float] = (32, 0.0),
         scale: tuple[float, float] | None = None,
+        canvas: int = 1,
     ) -> None:
         self.images = images
         self.order = order
@@ -65,13 +69,18 @@ class Changed(Dataset[dict[str, Any]]):
         self.keep = keep
         self.cells = cells
         self.scale = scale
+        self.canvas = canvas
 
     @cached_property
     def _sizes(self) -> list[tuple[int, int]]:
         return self.images.sizes
 
     def size(self, position: int) -> tuple[int, int]:
-        """(height, width) of an item, without reading it."""
+        """(height, width) of an item, its canvas included, without reading it."""
+        height, width = (-(-side // self.canvas) * self.canvas for side in self._extent(position))
+        return height, width
+
+    def _extent(self, position: int) -> tuple[int, int]:
         height, width = self._sizes[int(self.order[position])]
         if self.scale is None:
             return height, width
@@ -83,9 +92,19 @@ class Changed(Dataset[dict[str, Any]]):
         return len(self.order)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
+        item = self._changed(position)
+        if self.canvas > 1:
+            (height, width), (down, right) = self._extent(position), self.size(position)
+            item["extent"] = torch.tensor([height, width])
+            for key in (*self.images.inputs, *self.images.labels):
+                fill = VOID if key in self.images.labels else 0
+                item[key] = F.pad(item[key], (0, right - width, 0, down - height), value=fill)
+        return item
+
+    def _changed(self, position: int) -> dict[str, Any]:
         item = self.images[int(self.order[position])]
         if self.scale is not None:
-            size = self.size(position)
+            size = self._extent(position)
             for key in (*self.images.inputs, *self.images.labels):
                 item[key] = resized(item[key], size, key in self.images.labels)
         if not (self.mirror or self.jitter or self.keep < 1):
