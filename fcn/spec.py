@@ -36,6 +36,18 @@ NET_DEFAULTS: dict[str, Any] = {
     "hidden": 4096,
     "fc6_kernel": None,
 }
+# Options that came later: absent from a run's configuration unless set, so that runs without them
+# keep their hash; whoever reads a net or a recipe folds these in.
+NET_OPTIONS: dict[str, Any] = {
+    "inputs": ["image"],
+    "fusion": "early",
+    "fusion_weights": None,
+    "skip_fusion": "sum",
+    "pool5_stride": 2,
+    "fc6_dilation": 1,
+    "null_background": False,
+}
+RECIPE_OPTIONS: dict[str, Any] = {"scale": None, "canvas": 1, "class_balance": False}
 RECIPE_REQUIRED = (
     "images",
     "batch",
