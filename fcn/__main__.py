@@ -115,9 +115,9 @@ def _train(args: argparse.Namespace) -> None:
     if run.backbone:
         sidecar = args.data_dir / "backbones" / run.backbone / "backbone.json"
         _need(sidecar, f"backbone {run.backbone}", args)
-    if run.parent:
-        weights = args.results / run.parent / f"seed{args.seed}" / "model.safetensors"
-        _need(weights, f"train {run.parent} --seed {args.seed}", args)
+    for parent in run.parents.values():
+        weights = args.results / parent / f"seed{args.seed}" / "model.safetensors"
+        _need(weights, f"train {parent} --seed {args.seed}", args)
     _threads(args)
     from fcn.device import chosen
     from fcn.train import train

@@ -3,13 +3,11 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from fcn.data.dataset import SegmentationSet
@@ -17,29 +15,13 @@ from fcn.data.stream import loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
 from fcn.files import atomic_file, read_json, write_json
+from fcn.inputs import input_names, net_input
 from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
 from fcn.provenance import Clock
 from fcn.rle import encode_prediction, write_predictions
 from fcn.spec import Run
 from fcn.weights.named import load_named, read
-
-
-@cache
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(1, 3, 1, 1), copied to the device once: a copy in the training loop would make it wait."""
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-
-def preprocess(image: Tensor, convention: dict[str, Any], device: torch.device) -> Tensor:
-    """(N, 3, H, W) uint8 RGB -> float32 in the order, mean and scale that the weights expect."""
-    image = image.to(device, non_blocking=True)
-    if convention["order"] == "bgr":
-        image = image.flip(1)
-    x = image.float().sub_(_channels(tuple(convention["mean"]), device))
-    if any(value != 1 for value in convention["std"]):
-        x = x.div_(_channels(tuple(convention["std"]), device))
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass
@@ -54,7 +36,7 @@ class Evaluation:
 def evaluate(
     net: FCN,
     dataset: SegmentationSet,
-    convention: dict[str, Any],
+    run: Run,
     device: torch.device,
     precision: str,
     workers: int = 0,
@@ -66,16 +48,18 @@ def evaluate(
     Args:
         keep: called with an image's id and its (H, W) uint8 labels by label set.
     """
-    matrices = {
-        task: ConfusionMatrix(len(names), device) for task, names in dataset.classes.items()
-    }
+    matrices = {task: ConfusionMatrix(len(dataset.classes[task]), device) for task in run.labels}
     training = net.training
     net.eval()
     started = time.perf_counter()
     groups = [[i] for i in range(len(dataset))]
+    dense = run.config.get("inference")
+    if dense is not None:
+        from fcn.nets.dense import dense_scores
     with torch.inference_mode(), arithmetic(precision, device):
         for batch in progress(loader(dataset, groups, workers, device.type == "cuda")):
-            scores = net(preprocess(batch["image"], convention, device))
+            x = net_input(batch, run, device, "test")
+            scores = net(x) if dense is None else dense_scores(net, x, **dense)
             labels = {}
             for task, matrix in matrices.items():
                 predicted = scores[task].argmax(1).to(torch.uint8)
@@ -89,10 +73,17 @@ def evaluate(
     return Evaluation(matrices, dataset.ids, time.perf_counter() - started)
 
 
-def load_set(data_dir: Path, reference: dict[str, Any], cache_bytes: int = 0) -> SegmentationSet:
-    """The split that a run's configuration names; one without images is a UserError."""
+def load_set(data_dir: Path, run: Run, part: str, cache_bytes: int = 0) -> SegmentationSet:
+    """What a run trains on (``part`` train) or is scored on (test): its inputs and label sets.
+
+    A split without images is a UserError.
+    """
+    reference = run.config[part]
     folder = data_dir / "prepared" / reference["dataset"]
-    dataset = SegmentationSet(folder, reference["split"], cache_bytes=cache_bytes)
+    labels = list(run.labels)
+    if "mask" in run.config and "semantic" not in labels:
+        labels.append("semantic")
+    dataset = SegmentationSet(folder, reference["split"], input_names(run), labels, cache_bytes)
     if not len(dataset):
         raise UserError(f"{folder}: the split {reference['split']} has no image; choose another.")
     return dataset
@@ -130,22 +121,23 @@ def evaluate_run(
             f"{folder}: trained with configuration {trained['config_hash']}, the suite now has "
             f"{run.hash}; train it again."
         )
-    dataset = load_set(data_dir, run.config["test"])
-    net = build(run.config["net"], {task: len(names) for task, names in dataset.classes.items()})
+    dataset = load_set(data_dir, run, "test")
+    net = build(run.config["net"], {task: len(dataset.classes[task]) for task in run.labels})
     tensors, _ = read(folder / "model.safetensors")
     load_named(net, tensors, str(folder / "model.safetensors"))
     net.to(device).to(memory_format=torch.channels_last)
     precision = (run.config["recipe"] or {"precision": "fp32"})["precision"]
     check_sizes(net, dataset)
-    entries: list[dict[str, Any]] = []
+    entries: dict[str, list[dict[str, Any]]] = {task: [] for task in run.labels}
 
     def keep(name: str, labels: dict[str, np.ndarray]) -> None:
-        entries.extend(encode_prediction(name, labels["semantic"]))
+        for task, predicted in labels.items():
+            entries[task].extend(encode_prediction(name, predicted))
 
     done = evaluate(
         net,
         dataset,
-        run.config["input"],
+        run,
         device,
         precision,
         workers,
@@ -166,16 +158,14 @@ def evaluate_run(
     }
     with atomic_file(folder / "per_image.npz") as temporary, temporary.open("wb") as handle:
         np.savez_compressed(handle, ids=np.array(dataset.ids), **counts)  # type: ignore[arg-type]
-    sizes = dataset.sizes
-    write_predictions(
-        folder / "predictions.json.gz",
-        entries,
-        [
-            {"id": name, "height": height, "width": width}
-            for name, (height, width) in zip(dataset.ids, sizes, strict=True)
-        ],
-        [{"id": i, "name": name} for i, name in enumerate(dataset.classes["semantic"])],
-    )
+    images = [
+        {"id": name, "height": height, "width": width}
+        for name, (height, width) in zip(dataset.ids, dataset.sizes, strict=True)
+    ]
+    for task, found in entries.items():
+        mark = "" if task == run.labels[0] else f"-{task}"
+        categories = [{"id": i, "name": name} for i, name in enumerate(dataset.classes[task])]
+        write_predictions(folder / f"predictions{mark}.json.gz", found, images, categories)
     archives = trained["provenance"]["archives"]
     archives = archives + [
         a

@@ -66,10 +66,12 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
     for run in suite.runs.values():
         tables = {row.table for row in run.rows}
         if any(word in tables or word.startswith(f"results/{run.id}/") for word in named):
-            step: Run | None = run
-            while step and step.id not in asked:
-                asked[step.id] = step
-                step = suite.runs[step.parent] if step.parent else None
+            steps = [run]
+            while steps:
+                step = steps.pop()
+                if step.id not in asked:
+                    asked[step.id] = step
+                    steps += [suite.runs[parent] for parent in step.parents.values()]
     return list(asked.values()), [
         name for name in bounds if "bounds" in named or f"results/{name}/bounds.json" in named
     ]
@@ -178,7 +180,7 @@ def plan(suite: Suite, results: Path, data_dir: Path) -> str:
     for run in suite.runs.values():
         each, measured = hours(run, results, _assumed(suite))
         time = "?" if each is None else f"{each * len(run.seeds):.2f}"
-        start = run.parent or run.backbone or run.released or "random"
+        start = " and ".join(run.parents.values()) or run.backbone or run.released or "random"
         left = len(unfinished([run], results))
         mark = "done" if not left else "measured" if measured else ""
         lines.append(

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from fcn.data.labels import VOID, voc_palette, write_label
 from fcn.device import arithmetic, chosen
 from fcn.errors import UserError
-from fcn.evaluate import preprocess
 from fcn.files import atomic_file
+from fcn.inputs import preprocess
 from fcn.nets import FCN, build
 from fcn.spec import CONFIG, NET_DEFAULTS, read_yaml, unknown
 from fcn.weights import caffemodel

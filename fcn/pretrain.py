@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from fcn.data.scenes import classification, classification_classes
 from fcn.errors import UserError
-from fcn.evaluate import preprocess
 from fcn.files import atomic_dir, write_json
+from fcn.inputs import preprocess
 from fcn.nets.fcn import FCN
 from fcn.provenance import Clock
 from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, fingerprint

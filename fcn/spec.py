@@ -47,6 +47,11 @@ NET_OPTIONS: dict[str, Any] = {
     "fc6_dilation": 1,
     "null_background": False,
 }
+RUN_OPTIONS: dict[str, Any] = {
+    "labels": ["semantic"],
+    "mask": {"train": "none", "test": "none"},
+    "inference": None,
+}
 RECIPE_OPTIONS: dict[str, Any] = {"scale": None, "canvas": 1, "class_balance": False}
 RECIPE_REQUIRED = (
     "images",
@@ -109,10 +114,17 @@ class Run:
         return str(self.config["test"]["split"])
 
     @property
-    def parent(self) -> str | None:
-        """The run whose weights training starts from."""
+    def labels(self) -> tuple[str, ...]:
+        """The label sets that are learned and scored, the first of them the main one."""
+        return tuple(self.config.get("labels", ("semantic",)))
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The runs whose weights training starts from: ``run`` or, in late fusion, by input."""
         weights = self.config["weights"]
-        return weights.get("run") if isinstance(weights, dict) else None
+        if not isinstance(weights, dict):
+            return {}
+        return dict(weights["runs"]) if "runs" in weights else _only(run=weights.get("run"))
 
     @property
     def backbone(self) -> str | None:
@@ -180,6 +192,10 @@ class Suite:
 
     def archives_of(self, dataset: str) -> list[str]:
         return list(self.datasets[dataset].get("archives", []))
+
+
+def _only(**values: str | None) -> dict[str, str]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def fingerprint(value: Any) -> str:
@@ -495,7 +511,7 @@ def _build_run(
                 raise UserError(f"{where}.recipe: the key {required!r} is missing.")
         if "train" not in entry:
             raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")
-    weights, convention = _weights(key, entry, suite, recipes, seeds, forced, entries, net, where)
+    weights, inputs = _weights(key, entry, suite, recipes, seeds, forced, entries, net, where)
     for row in entry.get("rows", []):
         if row["table"] not in suite.tables:
             raise UserError(f"{where}.rows: {unknown('table', row['table'], suite.tables)}")
@@ -517,10 +533,15 @@ def _build_run(
         },
         "net": net,
         "weights": weights,
-        "input": convention,
+        "input": inputs["image"],
         "recipe": recipe,
         "version": entry.get("version", 1),
     }
+    if list(inputs) != ["image"]:
+        config["inputs"] = inputs
+    for option, usual in RUN_OPTIONS.items():
+        if entry.get(option, usual) != usual:
+            config[option] = entry[option]
     own = seeds if forced else tuple(int(seed) for seed in entry.get("seeds", seeds))
     if len(set(own)) < len(own):
         raise UserError(f"{where}.seeds: {list(own)} names a seed twice.")
@@ -556,13 +577,50 @@ def _known_split(where: str, dataset: str, split: str, suite: Suite) -> None:
         raise UserError(f"{where}: {unknown(f'split of {dataset}', split, splits)}")
 
 
-def _parent_of(key: str, entry: Mapping[str, Any]) -> str | None:
-    """DATASET/RUN that a run starts from; of its own data set where none is named."""
+def _parents_of(key: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """DATASET/RUN of each run that a run starts from; of its own data set where none is named."""
     weights = entry.get("weights")
-    if not isinstance(weights, dict) or "run" not in weights:
-        return None
-    name = str(weights["run"])
-    return name if "/" in name else f"{key.split('/')[0]}/{name}"
+    if not isinstance(weights, dict):
+        return {}
+    named = weights.get("runs") or _only(run=weights.get("run"))
+    own = key.split("/")[0]
+    return {part: name if "/" in name else f"{own}/{name}" for part, name in named.items()}
+
+
+def _no_circle(key: str, parent: str, entries: Mapping[str, dict[str, Any]], where: str) -> None:
+    def follow(name: str, chain: tuple[str, ...]) -> None:
+        if name in chain:
+            raise UserError(
+                f"{where}.weights.run: {' <- '.join((*chain, name))}: a run cannot start from "
+                "itself."
+            )
+        for above in _parents_of(name, entries.get(name, {})).values():
+            follow(above, (*chain, name))
+
+    follow(parent, (key,))
+
+
+def _conventions(
+    net: dict[str, Any], backbone: dict[str, Any], definition: Mapping[str, Any], where: str
+) -> dict[str, dict[str, Any]]:
+    """What each input of a net is turned into: order, mean and std of ``fcn.inputs``.
+
+    A data set's own ``means`` stand for the mean of a Caffe backbone, as in the authors' layers.
+    """
+    means = definition.get("means", {})
+    image = dict(backbone)
+    if "image" in means and set(backbone["std"]) == {1}:
+        image["mean"] = means["image"]
+    found: dict[str, dict[str, Any]] = {"image": image}
+    for name in {**NET_OPTIONS, **net}["inputs"]:
+        if name != "image":
+            if name not in means:
+                raise UserError(f"{where}.net.inputs: the data set has no `means.{name}`.")
+            mean = means[name]
+            found[name] = {"order": "file", "mean": mean, "std": [1.0] * len(mean)}
+            if name == "depth":
+                found[name]["log"] = True
+    return found
 
 
 def _weights(
@@ -575,26 +633,30 @@ def _weights(
     entries: Mapping[str, dict[str, Any]],
     net: dict[str, Any],
     where: str,
-) -> tuple[Any, dict[str, Any]]:
-    """Where training starts, and the input convention that goes with it: order, mean, std."""
+) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """Where training starts, and what becomes of each input: order, mean, std."""
     given = entry["weights"]
+    dataset = suite.datasets[key.split("/")[0]]
     if given == "none":
-        mean = suite.datasets[key.split("/")[0]].get("mean_bgr", [104.00699, 116.66877, 122.67892])
-        return "none", {"order": "bgr", "mean": list(mean), "std": [1.0, 1.0, 1.0]}
-    parent_key = _parent_of(key, entry)
-    if parent_key is not None:
-        chain, above = [key], parent_key
-        while above in entries:
-            chain.append(above)
-            if above in chain[:-1]:
-                raise UserError(
-                    f"{where}.weights.run: {' <- '.join(chain)}: a run cannot start from itself."
-                )
-            above = _parent_of(above, entries[above]) or ""
-        if parent_key not in entries:
-            raise UserError(f"{where}.weights.run: {unknown('run', parent_key, entries)}")
-        parent = _build_run(parent_key, entries[parent_key], suite, recipes, seeds, forced, entries)
-        return {"run": parent_key, "hash": parent.hash}, parent.config["input"]
+        bgr = {"order": "bgr", "mean": [104.00699, 116.66877, 122.67892], "std": [1.0, 1.0, 1.0]}
+        return "none", _conventions(net, bgr, dataset, where)
+    parents = _parents_of(key, entry)
+    if parents:
+        hashes: dict[str, str] = {}
+        conventions: dict[str, dict[str, Any]] = {}
+        for part, name in parents.items():
+            _no_circle(key, name, entries, where)
+            if name not in entries:
+                raise UserError(f"{where}.weights.run: {unknown('run', name, entries)}")
+            parent = _build_run(name, entries[name], suite, recipes, seeds, forced, entries)
+            hashes[part] = parent.hash
+            known = {"image": parent.config["input"], **parent.config.get("inputs", {})}
+            conventions.update(known if part == "run" else {part: known[part]})
+        wanted = _conventions(net, next(iter(conventions.values())), dataset, where)
+        inputs = {part: conventions.get(part, usual) for part, usual in wanted.items()}
+        if "run" in given:
+            return {"run": parents["run"], "hash": hashes["run"]}, inputs
+        return {"runs": parents, "hashes": hashes}, inputs
     library = suite.backbones
     name = given.get("backbone") or given.get("released")
     if name not in library:
@@ -615,4 +677,4 @@ def _weights(
     weights = {**given, "definition": fingerprint(definition)}
     if "released" in given:
         weights["archive"] = definition["archive"]
-    return weights, definition["input"]
+    return weights, _conventions(net, definition["input"], dataset, where)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from fcn.device import arithmetic
-from fcn.evaluate import preprocess
 from fcn.files import read_json, write_json
-from fcn.nets import build
+from fcn.inputs import input_names, net_input
+from fcn.nets import CHANNELS, build
 from fcn.provenance import Clock
 from fcn.spec import Run
 
@@ -67,22 +67,29 @@ def time_run(
     """
     clock = Clock(device)
     info = read_json(data_dir / "prepared" / run.dataset / "dataset.json")
-    classes = {"semantic": len(info["classes"]["semantic"])}
+    classes = {task: len(info["classes"][task]) for task in run.labels}
     net = build(run.config["net"], classes).to(device).to(memory_format=torch.channels_last).eval()
     generator = torch.Generator().manual_seed(seed)
-    host = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=generator)
-    image = preprocess(host, run.config["input"], device)
 
-    def forward() -> torch.Tensor:
-        return net(image)["semantic"]
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randint(1, 256, (1, *shape), dtype=torch.uint8, generator=generator)
 
-    def label() -> torch.Tensor:
-        scores = net(preprocess(host, run.config["input"], device))["semantic"]
-        return scores.argmax(1).to(torch.uint8).cpu()
+    host = {name: noise(CHANNELS[name], *size) for name in input_names(run)}
+    host["semantic"] = noise(*size)  # where the input is masked
+    x = net_input(host, run, device, "test")
+
+    def forward() -> dict[str, torch.Tensor]:
+        scores: dict[str, torch.Tensor] = net(x)
+        return scores
+
+    def label() -> list[torch.Tensor]:
+        scores = net(net_input(host, run, device, "test"))
+        return [values.argmax(1).to(torch.uint8).cpu() for values in scores.values()]
 
     few = max(3, trials // 5)
     protocols: dict[str, Any] = {}
     with torch.inference_mode():
+        plan: list[tuple[str, Callable[[], object], str, int, int, bool]]
         plan = [("paper", forward, "fp32", 1, PAPER_TRIALS, False)]
         precisions = ["fp32"] + (["tf32", "bf16"] if device.type == "cuda" else ["bf16"])
         for precision in precisions:

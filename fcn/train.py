@@ -15,13 +15,14 @@ from fcn.data.dataset import SegmentationSet
 from fcn.data.stream import Changed, groups_of_update, image_order, loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
-from fcn.evaluate import check_sizes, evaluate, load_set, preprocess
+from fcn.evaluate import check_sizes, evaluate, load_set
 from fcn.files import atomic_file, digest, read_json, write_json
+from fcn.inputs import class_weights, count_pixels, net_input
 from fcn.loss import batch_loss
 from fcn.nets import FCN, build
 from fcn.optim import CaffeSGD, learning_rate
 from fcn.provenance import Clock
-from fcn.spec import Run
+from fcn.spec import RECIPE_OPTIONS, Run
 from fcn.weights.backbone import initialise, start
 from fcn.weights.named import named_tensors, save
 
@@ -56,7 +57,7 @@ class Training:
         device: torch.device,
         checkpoint: Path,
     ) -> None:
-        recipe = run.config["recipe"]
+        recipe = {**RECIPE_OPTIONS, **run.config["recipe"]}
         self.run, self.seed, self.net, self.dataset, self.device = run, seed, net, dataset, device
         self.recipe = recipe
         self.checkpoint = checkpoint
@@ -70,7 +71,7 @@ class Training:
         self.rows: list[dict[str, Any]] = []
         self.validation: list[dict[str, Any]] = []
         order = image_order(len(dataset), self.updates * self.batch, recipe["sampling"], seed)
-        cells = net.head(next(iter(dataset.classes))).cells
+        cells = net.head(run.labels[0]).cells
         self.stream = Changed(
             dataset,
             order,
@@ -79,8 +80,8 @@ class Training:
             recipe["jitter"],
             recipe["patch_keep"],
             (int(cells.stride), float(cells.start)),
-            recipe.get("scale"),
-            recipe.get("canvas", 1),
+            recipe["scale"],
+            recipe["canvas"],
         )
         self.groups = [
             groups_of_update(positions, [self.stream.size(p) for p in positions])
@@ -88,6 +89,12 @@ class Training:
                 range(u * self.batch, (u + 1) * self.batch) for u in range(self.updates)
             )
         ]
+        self.class_weights: dict[str, Tensor] = {}
+        if recipe["class_balance"]:
+            for task in run.labels:
+                maps = (dataset[i][task] for i in range(len(dataset)))
+                counts = count_pixels(maps, len(dataset.classes[task]))
+                self.class_weights[task] = class_weights(counts).to(device)
         self.classes = max(len(names) for names in dataset.classes.values())
         # Of the updates since the last row of the log: loss and valid pixels, kept on the device.
         self.losses = torch.zeros(LOG_EVERY, 2, dtype=torch.float64, device=device)
@@ -138,19 +145,18 @@ class Training:
             asked = time.perf_counter()
             batch = next(batches)
             self.waited += time.perf_counter() - asked
-            image = preprocess(batch["image"], self.run.config["input"], self.device)
-            for pixels, (height, width) in zip(
-                image, batch["extent"].tolist() if "extent" in batch else [], strict=False
-            ):  # the canvas is what the nets pad with: zero after the mean's subtraction
-                pixels[:, height:] = 0
-                pixels[:, :, width:] = 0
+            x = net_input(batch, self.run, self.device, "train")
             with arithmetic(self.recipe["precision"], self.device):
-                scores = self.net(image)
+                scores = self.net(x)
             objective: Tensor | float = 0.0
-            for task in self.dataset.classes:
+            for task in self.run.labels:
                 truth = batch[task].to(self.device, non_blocking=True)
                 part, summed, valid = batch_loss(
-                    scores[task], truth, self.recipe["loss"], self.recipe["normalize"]
+                    scores[task],
+                    truth,
+                    self.recipe["loss"],
+                    self.recipe["normalize"],
+                    self.class_weights.get(task),
                 )
                 objective = objective + part
                 slot = self.losses[self.update % LOG_EVERY]
@@ -228,14 +234,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     info = read_json(data_dir / "prepared" / config["test"]["dataset"] / "dataset.json")
-    classes = {task: len(info["classes"][task]) for task in ("semantic",)}
+    classes = {task: len(info["classes"][task]) for task in run.labels}
     net = build(config["net"], classes)
     initialise(net, seed)
-    parent = None
-    if run.parent:
-        dataset_name, name = run.parent.split("/")
-        parent = results / dataset_name / name / f"seed{seed}" / "model.safetensors"
-    left_random, archives = start(net, config["weights"], data_dir, parent)
+    parents = {
+        part: results / parent / f"seed{seed}" / "model.safetensors"
+        for part, parent in run.parents.items()
+    }
+    left_random, archives = start(net, config["weights"], data_dir, parents)
     if left_random:
         print(
             f"{run.id}: not in the backbone, left at a random start: {', '.join(left_random)}",
@@ -252,7 +258,7 @@ def train(
     precision = "fp32"
     if config["recipe"] is not None:
         precision = config["recipe"]["precision"]
-        dataset = load_set(data_dir, config["train"], cache_bytes)
+        dataset = load_set(data_dir, run, "train", cache_bytes)
         check_sizes(net, dataset)
         archives = archives + dataset.info["archives"]
         training = Training(run, seed, net, dataset, device, folder / f"checkpoint-{run.hash}.pt")
@@ -278,6 +284,7 @@ def train(
         "net": config["net"],
         "classes": info["classes"],
         "input": config["input"],
+        **({"inputs": config["inputs"]} if "inputs" in config else {}),
         "run": run.id,
         "seed": seed,
         "config_hash": run.hash,
@@ -314,7 +321,7 @@ def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | No
     remaining = [g for groups in training.groups[training.update :] for g in groups]
     batches = loader(training.stream, remaining, workers, device.type == "cuda")
     every = recipe["validate"]
-    validation_set = load_set(data_dir, run.config["test"]) if every else None
+    validation_set = load_set(data_dir, run, "test") if every else None
     training.net.train()
     before = training.seconds
     begun = saved = time.perf_counter()
@@ -362,12 +369,11 @@ def _validate(training: Training, dataset: SegmentationSet) -> None:
     done = evaluate(
         training.net,
         dataset,
-        training.run.config["input"],
+        training.run,
         training.device,
         training.recipe["precision"],
     )
-    task = next(iter(done.matrices))
-    found = done.matrices[task].scores()
+    found = done.matrices[training.run.labels[0]].scores()
     tqdm.write(
         f"{training.run.id} seed {training.seed}: mean IU {found.mean_iu or 0:.4f} after "
         f"{training.update * training.batch} images, {training.seconds:.0f} s",

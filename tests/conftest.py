@@ -25,6 +25,7 @@ def tiny_suite():
                 "seed": 3,
                 "size": size,
                 "splits": {"train": 8, "val": 4},
+                "means": {"depth": [9.2]},
             }
             for name, size in SIZES.items()
         },

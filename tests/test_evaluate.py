@@ -10,8 +10,9 @@ from PIL import Image
 from pycocotools import mask
 
 from fcn.errors import UserError
-from fcn.evaluate import evaluate, evaluate_run, load_set, preprocess
+from fcn.evaluate import evaluate, evaluate_run, load_set
 from fcn.files import read_json, write_json
+from fcn.inputs import preprocess
 from fcn.nets import build
 from fcn.provenance import device_facts
 from fcn.train import train
@@ -118,7 +119,7 @@ def test_what_else_it_says(scored):
 
 def test_labels_are_the_argmax_at_the_images_own_size(scored, data_dir):
     run, place, _ = scored
-    dataset = load_set(data_dir, run.config["test"])
+    dataset = load_set(data_dir, run, "test")
     net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])}).eval()
     tensors, _ = read(place / "model.safetensors")
     load_named(net, tensors, "model")
@@ -165,7 +166,7 @@ def test_subset_is_passed_on(scored, data_dir, tmp_path):
     assert found["subset"] is True
 
 
-def test_split_without_images_is_refused(data_dir, tmp_path):
+def test_split_without_images_is_refused(make_run, data_dir, tmp_path):
     prepared = tmp_path / "prepared" / "tiny"
     (prepared / "splits").mkdir(parents=True)
     source = data_dir / "prepared" / "tiny"
@@ -173,34 +174,14 @@ def test_split_without_images_is_refused(data_dir, tmp_path):
         (prepared / name).write_bytes((source / name).read_bytes())
     (prepared / "splits" / "val.txt").write_text("")
     with pytest.raises(UserError, match="split val has no image"):
-        load_set(tmp_path, {"dataset": "tiny", "split": "val"})
+        load_set(tmp_path, make_run(), "test")
 
 
 def test_evaluation_leaves_the_net_as_it_was(make_run, data_dir):
     run = make_run()
-    dataset = load_set(data_dir, run.config["test"])
+    dataset = load_set(data_dir, run, "test")
     net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])})
     for mode in (True, False):
         net.train(mode)
-        evaluate(net, dataset, run.config["input"], CPU, "fp32")
+        evaluate(net, dataset, run, CPU, "fp32")
         assert net.training is mode
-
-
-# ----------------------------------------------------------------------------------- preprocessing
-
-
-@pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_preprocessing_by_hand(order):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (2, 3, 4, 5), dtype=np.uint8)
-    mean, std = [104.0, 117.5, 123.0], [58.0, 2.0, 0.5]
-    found = preprocess(torch.from_numpy(image), {"order": order, "mean": mean, "std": std}, CPU)
-    channels = image[:, ::-1] if order == "bgr" else image
-    expected = (channels - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert torch.from_numpy(image).float().std() > 0  # the input is left as it was
-    ones = preprocess(
-        torch.from_numpy(image), {"order": order, "mean": mean, "std": [1, 1, 1]}, CPU
-    )
-    np.testing.assert_allclose(ones, expected * np.array(std)[:, None, None], rtol=1e-5, atol=1e-4)

@@ -22,7 +22,7 @@ from fcn.spec import (
     read_yaml,
     unknown,
 )
-from tests.conftest import merged, tiny_suite
+from tests.conftest import RGB, merged, tiny_suite
 
 SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
 
@@ -52,8 +52,10 @@ def test_every_suite_loads(name):
         assert run.seeds and run.config["test"]["split"] == run.split
         assert set(NET_DEFAULTS) <= set(run.config["net"])
         assert run.config["recipe"] is None or set(RECIPE_DEFAULTS) <= set(run.config["recipe"])
-        if run.parent:
-            assert run.config["weights"]["hash"] == suite.runs[run.parent].hash
+        weights = run.config["weights"]
+        for part, parent in run.parents.items():
+            kept = weights["hash"] if part == "run" else weights["hashes"][part]
+            assert kept == suite.runs[parent].hash
 
 
 def test_configuration_is_valid_by_its_schemas():
@@ -166,7 +168,7 @@ def test_names_of_runs(write_suite):
 def test_a_run_starts_from_a_run_of_its_data_set(write_suite):
     change = {"runs": {"tiny/child": {"base": "tiny/run", "weights": {"run": "run"}}}}
     suite = load(write_suite, change)
-    assert suite.run("child").parent == "tiny/run"
+    assert suite.run("child").parents == {"run": "tiny/run"}
     assert suite.run("child").config["input"] == suite.run("tiny/run").config["input"]
 
 
@@ -175,7 +177,7 @@ def test_released_weights_say_which_file(write_suite):
         write_suite, net="voc-fcn8s", weights={"released": "fcn8s-heavy-pascal"}, recipe="none"
     )
     assert run.config["weights"]["archive"] == "fcn8s-heavy-pascal.caffemodel"
-    assert run.released == "fcn8s-heavy-pascal" and run.backbone is None and run.parent is None
+    assert run.released == "fcn8s-heavy-pascal" and run.backbone is None and not run.parents
     assert run.config["train"] is None and run.config["recipe"] is None
 
 
@@ -210,6 +212,8 @@ DECIDES: dict[str, list[Any]] = {
             "mirror": True,
             "jitter": 32,
             "scale": [0.5, 2],
+            "canvas": 32,
+            "class_balance": True,
             "precision": "bf16",
             "validate": 4,
         }.items()
@@ -217,6 +221,9 @@ DECIDES: dict[str, list[Any]] = {
     "train": ["square/train", "tiny/val"],
     "split": ["train"],
     "version": [2],
+    "labels": [["semantic", "geometric"]],
+    "mask": [{"train": "none", "test": "both"}],
+    "inference": [{"method": "rarefaction", "stride": 8}],
 }
 CASES = [{key: value} for key, values in DECIDES.items() for value in values]
 
@@ -247,6 +254,8 @@ def test_every_key_of_a_recipe_is_tried():
         {"recipe": {"base": "short", "source": "somewhere"}},
         {"recipe": {"base": "short", "momentum": 9e-1}},
         {"net": {"base": "slim", "gflop": 3}},
+        {"labels": ["semantic"]},
+        {"mask": {"train": "none", "test": "none"}},
     ],
     ids=str,
 )
@@ -340,7 +349,7 @@ RUN_MISTAKES = [
     # (change of the entry of tiny/run, what the message must say)
     (
         {"wieghts": "none"},
-        ": there is no key 'wieghts' here (did you mean weights?); allowed: base, n",
+        ": there is no key 'wieghts' here (did you mean weights?); allowed: base, i",
     ),
     ({"net": None}, ": the key 'net' is missing"),
     ({"weights": None}, ": the key 'weights' is missing"),
@@ -419,6 +428,47 @@ def test_mistakes_in_a_run(write_suite, change, says):
 def test_unknown_data_set(write_suite):
     path = write_suite({"runs": {"tyni/run": tiny_suite()["runs"]["tiny/run"]}})
     assert "runs.tyni/run: no data set 'tyni'; did you mean tiny" in sentence(path)
+
+
+FUSED: dict[str, Any] = {
+    "tiny/deep": {"base": "tiny/run", "net": {"base": "slim", "inputs": ["depth"]}},
+    "tiny/late": {
+        "base": "tiny/run",
+        "net": {"base": "slim", "inputs": ["image", "depth"], "fusion": "late"},
+        "weights": {"runs": {"image": "run", "depth": "tiny/deep"}},
+    },
+}
+
+
+def test_late_fusion_starts_from_a_run_for_each_input(write_suite):
+    suite = load_suite(str(write_suite({"runs": FUSED})))
+    late = suite.run("late")
+    assert late.parents == {"image": "tiny/run", "depth": "tiny/deep"}
+    assert late.config["weights"]["hashes"] == {
+        "image": suite.run("run").hash, "depth": suite.run("deep").hash
+    }  # fmt: skip
+    assert late.config["inputs"]["depth"] == suite.run("deep").config["inputs"]["depth"]
+    assert list(late.config["inputs"]) == ["image", "depth"]
+    changed = {**FUSED, "tiny/deep": {**FUSED["tiny/deep"], "version": 2}}
+    assert load_suite(str(write_suite({"runs": changed}))).run("late").hash != late.hash
+    circle = {**FUSED, "tiny/deep": {**FUSED["tiny/deep"], "weights": {"run": "late"}}}
+    assert "tiny/deep <- tiny/late <- tiny/deep: a run cannot start from itself" in sentence(
+        write_suite({"runs": circle})
+    )
+
+
+def test_means_of_a_data_set_stand_for_a_caffe_backbones(write_suite):
+    means = {"datasets": {"tiny": {"means": {"image": [1.0, 2.0, 3.0]}}}}
+    assert tiny_of(write_suite(means)).config["input"]["mean"] == [1.0, 2.0, 3.0]
+    slim = {"architecture": "vgg16", "input": RGB, "pretrain": {}}
+    rgb = {"backbones": {"b": slim}, "runs": {"tiny/run": {"weights": {"backbone": "b"}}}}
+    assert tiny_of(write_suite({**means, **rgb})).config["input"] == RGB
+    deep = {"runs": FUSED, "datasets": {"tiny": {"means": None}}}
+    assert "the data set has no `means.depth`" in sentence(write_suite(deep))
+
+
+def tiny_of(path):
+    return load_suite(str(path)).run("tiny/run")
 
 
 def test_circles_of_runs(write_suite):

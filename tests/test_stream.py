@@ -267,3 +267,28 @@ def test_scale_resizes_image_and_label_alike_to_the_size_that_was_told(data_dir)
         assert torch.equal(item["image"], stream[position]["image"])
     assert len(seen) > 6
     assert plain.size(0) == tuple(plain[0]["semantic"].shape)
+
+
+# ------------------------------------------------------------------------------------------- canvas
+
+
+def test_canvas_adds_void_below_and_right_and_nothing_else(data_dir):
+    images = SegmentationSet(data_dir / "prepared" / "tiny", "train")
+    order = image_order(len(images), 12, "replacement", 0)
+    options = {"mirror": True, "jitter": 4, "keep": 0.5}
+    plain = Changed(images, order, 5, **options)
+    stream = Changed(images, order, 5, **options, canvas=32)
+    for position in range(12):
+        item, native = stream[position], plain[position]
+        height, width = native["semantic"].shape
+        assert stream.size(position) == tuple(item["semantic"].shape) == (64, 64)
+        assert item["extent"].tolist() == [height, width]
+        for key in ("image", "semantic"):
+            assert torch.equal(item[key][..., :height, :width], native[key])
+        assert (item["semantic"][height:] == VOID).all()
+        assert (item["semantic"][:, width:] == VOID).all()
+    both = Changed(images, order, 5, scale=(0.5, 2.0), canvas=16)
+    for position in range(12):
+        size = both.size(position)
+        assert size[0] % 16 == size[1] % 16 == 0
+        assert tuple(both[position]["image"].shape[1:]) == size

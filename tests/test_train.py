@@ -17,8 +17,9 @@ from fcn.__main__ import main
 from fcn.data.stream import image_order
 from fcn.device import arithmetic
 from fcn.errors import UserError
-from fcn.evaluate import load_set, preprocess
+from fcn.evaluate import load_set
 from fcn.files import digest, read_json
+from fcn.inputs import preprocess
 from fcn.loss import batch_loss
 from fcn.nets import build
 from fcn.spec import load_suite
@@ -104,7 +105,7 @@ def test_loss_curve_is_the_loss_per_pixel(make_run, data_dir, tmp_path):
         recipe = {"base": "short", "images": 2, "batch": 2, "normalize": normalize}
         run = make_run(net={"base": "slim", "dropout": 0.0, **NO_START}, recipe=recipe)
         result = start(run, data_dir, tmp_path)
-        dataset = load_set(data_dir, run.config["train"])
+        dataset = load_set(data_dir, run, "train")
         torch.manual_seed(0)
         net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])})
         initialise(net, 0)
@@ -160,9 +161,9 @@ def test_stopped_and_continued_ends_to_the_bit(make_run, data_dir, tmp_path, rec
 
 def test_stopped_before_it_sees_what_validation_saw(make_run, data_dir, tmp_path):
     """Images of a size that validation met first go through training after it."""
-    sizes = set(load_set(data_dir, {"dataset": "tiny", "split": "val"}).sizes)
-    assert sizes == {(40, 56), (56, 40)}
     run = make_run(recipe={"base": "short", "images": 8, "batch": 1, "validate": 1})
+    sizes = set(load_set(data_dir, run, "test").sizes)
+    assert sizes == {(40, 56), (56, 40)}
     assert start(run, data_dir, tmp_path)["updates"] == 8
 
 
@@ -381,7 +382,7 @@ def test_released_weights_are_scored_without_training(write_suite, data_dir, tmp
         },
     }
     run = load_suite(str(write_suite(change))).run("run")
-    classes = len(load_set(data, run.config["test"]).classes["semantic"])
+    classes = len(load_set(data, run, "test").classes["semantic"])
     torch.manual_seed(5)
     source = build({**run.config["net"], **NO_START}, {"semantic": classes})
     initialise(source, 5)
@@ -454,7 +455,7 @@ def test_gradients_are_averaged_over_the_batch(make_run, data_dir, tmp_path):
     run = make_run(net={"base": "slim", "dropout": 0.0, **NO_START}, recipe=recipe)
     start(run, data_dir, tmp_path)
     found, about = read(folder(run, tmp_path) / "model.safetensors")
-    dataset = load_set(data_dir, run.config["train"])
+    dataset = load_set(data_dir, run, "train")
     torch.manual_seed(0)
     net = build(run.config["net"], {"semantic": len(about["classes"]["semantic"])})
     initialise(net, 0)

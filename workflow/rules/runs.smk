@@ -4,8 +4,8 @@
 
 def start_of(run, seed):
     """The sidecar of the weights that training starts from."""
-    if run.parent:
-        return [f"results/{run.parent}/seed{seed}/train.json"]
+    if run.parents:
+        return [f"results/{parent}/seed{seed}/train.json" for parent in run.parents.values()]
     if run.backbone:
         return [f"{DATA}/backbones/{run.backbone}/backbone.json"]
     if run.released:
