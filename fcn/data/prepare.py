@@ -15,8 +15,9 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from fcn.data.archives import ARCHIVES
 from fcn.data.labels import VOID, label_png
-from fcn.data.readers import READERS, Item
+from fcn.data.readers import READERS, Input, Item
 from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
 from fcn.files import atomic_dir, read_json, write_json, write_text
@@ -40,7 +41,8 @@ def prepare(
     """Write ``data_dir/prepared/NAME`` (docs/architecture.md) and return its dataset.json.
 
     ``definition`` is an entry of config/datasets.yaml. Its files are in the extracted archives that
-    it names, or in its own ``path``; relative paths and config/splits lists are under ``base``.
+    it names, in ``data_dir/archives`` where these are single files, or in its own ``path``;
+    relative paths and config/splits lists are under ``base``.
     Every image of a split is opened and every label read and checked; the first fault is a
     UserError, and nothing is left then. ``workers`` processes share the work.
     """
@@ -48,10 +50,7 @@ def prepare(
     reader = definition.get("reader")
     if reader not in READERS:
         raise UserError(f"data set {name}: reader {reader!r} is none of {', '.join(READERS)}.")
-    archives = [
-        read_json(data_dir / "extracted" / f"{archive}.json")["archive"]
-        for archive in definition.get("archives", [])
-    ]
+    archives = [_archive(archive, data_dir) for archive in definition.get("archives", [])]
     subset = any(archive["subset"] for archive in archives)
     place = data_dir / "prepared" / name
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,7 @@ def prepare(
         splits, notes = resolve(
             contents.splits, contents.root, base, items, subset, contents.places
         )
-        notes += _leaks(splits)
+        notes = [*definition.get("notes", []), *notes, *_leaks(splits)]
         used = sorted({key for ids in splits.values() for key in ids})
         if not used:
             raise UserError(f"data set {name}: no image is in any of its splits.")
@@ -74,7 +73,9 @@ def prepare(
                 write_text(folder / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in ids))
             train = splits.get("train") or used
             step = max(1, -(-len(train) // MEAN_SAMPLE))
-            sample = [items[key].inputs["image"] for key in train[::step]]
+            written = {row["id"]: folder / row["image"] for row in rows}
+            images = {key: items[key].inputs["image"] for key in train[::step]}
+            sample = [im if isinstance(im, Path) else written[key] for key, im in images.items()]
             sums = np.sum(list(_each(_colour_sums, sample, workers, f"mean of {name}")), axis=0)
             first = items[used[0]]
             info: dict[str, Any] = {
@@ -122,10 +123,23 @@ def check_seg11valid(data_dir: str | Path, base: Path = REPOSITORY) -> str:
     return f"seg11valid is VOC 2011 val without SBD train: {len(listed)} images."
 
 
+def _packed(archive: str) -> bool:
+    return archive.endswith(ARCHIVES)
+
+
+def _archive(archive: str, data_dir: Path) -> dict[str, Any]:
+    """The sidecar of an archive: of an unpacked one, or of a single file that is used as it is."""
+    if _packed(archive):
+        return dict(read_json(data_dir / "extracted" / f"{archive}.json")["archive"])
+    return dict(read_json(data_dir / "archives" / f"{archive}.json"))
+
+
 def _root(name: str, definition: dict[str, Any], data_dir: Path, base: Path) -> Path:
     archives = definition.get("archives", [])
     if "path" in definition:
         root = base / Path(definition["path"]).expanduser()
+    elif archives and not _packed(archives[0]):
+        root = data_dir / "archives"
     elif archives:
         root = data_dir / "extracted" / archives[0] / definition.get("root", "")
     else:
@@ -159,25 +173,52 @@ def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: 
 
 def _write_item(item: Item, folder: Path) -> dict[str, Any]:
     """Place one item's files below ``folder``; returns its row of the index."""
-    height, width = _image_size(item.inputs["image"])
-    row: dict[str, Any] = {"id": item.id, "height": height, "width": width}
+    row: dict[str, Any] = {"id": item.id, "height": 0, "width": 0}
     for key, source in item.inputs.items():
-        row[key] = f"{'images' if key == 'image' else key}/{item.id}{source.suffix}"
-        if key != "image" and _image_size(source, None) != (height, width):
-            raise UserError(f"{source}: not of its image's size, {width}x{height}.")
-        _place(source, folder / row[key])
+        suffix = source.suffix if isinstance(source, Path) else ".png"
+        row[key] = f"{'images' if key == 'image' else key}/{item.id}{suffix}"
+        modes = COLOUR_MODES if key == "image" else None
+        height, width = _write_input(source, folder / row[key], modes)
+        if key == "image":
+            row |= {"height": height, "width": width}
+        elif (height, width) != (row["height"], row["width"]):
+            raise UserError(
+                f"{_named(item, key)}: {width}x{height}, not of its image's size, "
+                f"{row['width']}x{row['height']}."
+            )
     for key, read in item.labels.items():
         label = read()
-        if label.shape != (height, width):
+        if label.shape != (row["height"], row["width"]):
             raise UserError(
-                f"{item.inputs['image']}: the image is {width}x{height} but its {key} label "
-                f"{label.shape[1]}x{label.shape[0]}{_turned(item.inputs['image'])}."
+                f"{_named(item, 'image')}: the image is {row['width']}x{row['height']} but its "
+                f"{key} label {label.shape[1]}x{label.shape[0]}{_turned(item.inputs['image'])}."
             )
         row[key] = f"{'labels' if key == 'semantic' else f'labels-{key}'}/{item.id}.png"
         target = folder / row[key]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(label_png(label))
     return row
+
+
+def _named(item: Item, key: str) -> str:
+    source = item.inputs[key]
+    return str(source) if isinstance(source, Path) else f"{key} of {item.id}"
+
+
+def _write_input(source: Input, target: Path, modes: set[str] | None) -> tuple[int, int]:
+    """Place a file, or write what a function gives as PNG; returns (height, width)."""
+    if isinstance(source, Path):
+        size = _image_size(source, modes)
+        _place(source, target)
+        return size
+    array = source()
+    kind = (array.dtype, array.shape[2:])
+    if kind not in ((np.uint8, (3,)), (np.uint16, ())):
+        raise ValueError(f"an input is uint8 (H, W, 3) or uint16 (H, W), not {array.dtype}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(array)).save(target)
+    height, width = array.shape[:2]
+    return height, width
 
 
 def _image_size(path: Path, modes: set[str] | None = COLOUR_MODES) -> tuple[int, int]:
@@ -191,8 +232,10 @@ def _image_size(path: Path, modes: set[str] | None = COLOUR_MODES) -> tuple[int,
     return size
 
 
-def _turned(path: Path) -> str:
-    with Image.open(path) as image:
+def _turned(source: Input) -> str:
+    if not isinstance(source, Path):
+        return ""
+    with Image.open(source) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
     return " (its EXIF orientation turns it when shown; store it turned)" if turned else ""
 

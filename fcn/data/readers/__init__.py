@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fcn.data.readers.items import Contents, Item
+from fcn.data.readers.items import Contents, Input, Item
 from fcn.data.readers.sbd import sbd
 from fcn.data.readers.voc import folder, scenes
 
-__all__ = ["READERS", "Contents", "Item"]
+__all__ = ["READERS", "Contents", "Input", "Item"]
 
 READERS: dict[str, Callable[[dict[str, Any], Path, Path], Contents]] = {
     "voc": folder,  # VOC's own layout is what `folder` reads

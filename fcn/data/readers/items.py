@@ -12,16 +12,22 @@ from fcn.errors import UserError
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
+Input = Path | Callable[[], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Item:
-    """One image: its inputs as files, its labels as (picklable) functions that read them.
+    """One image: its inputs as files or functions, its labels as functions that read them.
 
-    ``inputs`` has ``"image"`` (RGB) and perhaps ``"depth"`` or ``"hha"``; ``labels`` has
-    ``"semantic"`` and perhaps ``"geometric"``, each giving uint8 (H, W) with void 255.
+    ``inputs`` has ``"image"`` (RGB) first and perhaps ``"depth"`` or ``"hha"``: a file that is kept
+    as it is, or a function that gives uint8 (H, W, 3) or, for depth, uint16 (H, W), written as PNG.
+    ``labels`` has ``"semantic"`` and perhaps ``"geometric"``, each giving uint8 (H, W) with void
+    255; it is empty where nobody gives labels. All items of a data set have the same keys. The
+    functions must be picklable: they are called in other processes.
     """
 
     id: str
-    inputs: dict[str, Path]
+    inputs: dict[str, Input]
     labels: dict[str, Callable[[], np.ndarray]]
 
 
