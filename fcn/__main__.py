@@ -169,6 +169,51 @@ def _time(args: argparse.Namespace) -> None:
         )
 
 
+def _classifier(args: argparse.Namespace) -> None:
+    suite = _suite(args)
+    _threads(args)
+    from fcn.classifier import time_classifier
+    from fcn.device import chosen
+
+    with chosen(args.device) as device:
+        time_classifier(suite, device=device, results=args.results, trials=args.trials)
+
+
+def _submission(args: argparse.Namespace) -> None:
+    from fcn.submission import SPLIT, check_archive, submit, year_of
+
+    year = year_of(args.dataset)
+    prepared = args.data_dir / "prepared" / args.dataset
+    _need(prepared / "dataset.json", f"prepare {args.dataset}", args)
+    if args.check:
+        from fcn.data.dataset import SegmentationSet
+
+        found = check_archive(args.check, SegmentationSet(prepared, SPLIT, labels=()), year)
+        print(f"{args.check}: {found['images']} images, competition {found['competition']}")
+        return
+    if not args.run:
+        raise UserError("submission: name the run (DATASET/RUN), or an archive with --check.")
+    suite = _suite(args)
+    run = suite.run(args.run)
+    folder = run.directory(args.results, args.seed)
+    _need(folder / "train.json", f"train {run.id} --seed {args.seed}", args)
+    _threads(args)
+    from fcn.device import chosen
+
+    with chosen(args.device) as device:
+        submit(
+            run,
+            args.seed,
+            args.dataset,
+            args.out or folder / f"{args.dataset}.tgz",
+            runs=suite.runs,
+            device=device,
+            data_dir=args.data_dir,
+            results=args.results,
+            workers=_workers(args, device.type),
+        )
+
+
 def _bounds(args: argparse.Namespace) -> None:
     from fcn.bounds import bounds, bounds_of_folder
 
@@ -294,6 +339,41 @@ def parser() -> argparse.ArgumentParser:
     )
     bounds.add_argument("--classes", type=_positive, metavar="N")
     bounds.add_argument("--void", type=int, default=255, metavar="V")
+    classifier = stage(
+        "classifier",
+        _classifier,
+        "Time a classifier on crops against the net on the whole image (section 3.1).",
+        "suite",
+        "results",
+        "device",
+        "threads",
+    )
+    classifier.add_argument(
+        "--trials", type=_positive, default=None, help="default: 50 on a GPU, 5 on a CPU"
+    )
+    submission = stage(
+        "submission",
+        _submission,
+        "Label the VOC server's test images as the archive that it takes, or check one.",
+        "suite",
+        "data",
+        "results",
+        "device",
+        "threads",
+        "seed",
+    )
+    submission.add_argument(
+        "run", nargs="?", metavar="RUN", help="DATASET/RUN of the suite, or RUN"
+    )
+    submission.add_argument(
+        "--dataset", default="voc2012test", metavar="NAME", help="voc2011test or %(default)s"
+    )
+    submission.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: the data set's name .tgz beside the run"
+    )
+    submission.add_argument(
+        "--check", type=Path, metavar="FILE", help="check an archive and make none"
+    )
     stage("architecture", _architecture, "Describe the nets of a suite.", "suite", "results")
     report = stage("report", _report, "Render whatever results exist.", "suite", "data", "results")
     report.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR")

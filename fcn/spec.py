@@ -165,6 +165,7 @@ class Suite:
     archives: dict[str, dict[str, Any]]
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: bool = True  # whether a difference from the paper's number says anything
+    classifier: dict[str, Any] | None = None  # of section 3.1: net, crop, image
 
     @property
     def command(self) -> str:
@@ -416,6 +417,7 @@ def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
         threads=raw.get("threads", 4),
         runs={},
         bounds=raw.get("bounds", []),
+        classifier=raw.get("classifier"),
         datasets=datasets,
         backbones=backbones,
         nets=nets,
