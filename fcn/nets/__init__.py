@@ -1,8 +1,9 @@
 """Nets of the paper, built from a resolved configuration."""
 
 from fcn.nets.fcn import FCN
+from fcn.nets.trunks import CHANNELS
 
-__all__ = ["FCN", "build"]
+__all__ = ["CHANNELS", "FCN", "build"]
 
 
 def build(net: dict, classes: dict[str, int]) -> FCN:

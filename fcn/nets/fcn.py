@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fcn.errors import UserError
 from fcn.nets.geometry import Geometry, bilinear_kernel_size, cells_after, through
-from fcn.nets.trunks import Trunk, build_trunk
+from fcn.nets.trunks import CHANNELS, Trunk, build_streams
 from fcn.nets.upsample import Upsample
+from fcn.spec import NET_OPTIONS
 
 IMAGE = Geometry()
 SUFFIXES = {"semantic": "_sem", "geometric": "_geo"}  # the authors' names in their SIFT Flow nets
@@ -32,7 +33,11 @@ class Head(nn.Module):
     """Score layers for one label set: score the top, upsample, add the skips, upsample to pixels.
 
     Layer names are the authors': ``score_fr``, ``upscore2``, ``score_pool4``, ``upscore_pool4``,
-    ``upscore8``; with several heads they carry a suffix.
+    ``upscore8``. Score layers of a late fusion carry the stream's suffix; with several heads all
+    names carry the head's. Whatever is scored from several streams is added up before it goes on.
+
+    Args:
+        streams: suffix of each stream -> the factor of its scores; {"": 1} without late fusion.
     """
 
     def __init__(
@@ -42,17 +47,23 @@ class Head(nn.Module):
         geometries: dict[str, Geometry],
         classes: int,
         suffix: str,
+        streams: dict[str, float],
     ) -> None:
         super().__init__()
-        top = net["top"] or trunk.top
-        self.top = top
+        taps = trunk.taps
+        self.top = top = net["top"] or trunk.top
         self.suffix = suffix
+        self.streams = streams
         self.extend = 1 if net["padding"] == "tight" else 0
+        self.maximum = net["skip_fusion"] == "max"
+        self.null_background = net["null_background"]
         self.steps: list[tuple[str, str, int]] = []  # skip, name of its upsampling, crop offset
         learned = net["interpolation"] == "learned"
-        truncated = top != trunk.top
-        self.first = f"score_{top}" if truncated else "score_fr"
-        self.add_module(self.first + suffix, self._score(trunk.taps[top], classes, net))
+        scored = classes - self.null_background
+        if scored < 1:
+            raise UserError("net: null_background needs a class besides the background.")
+        self.first = "score_fr" if top == trunk.top else f"score_{top}"
+        self._add_score(self.first, taps[top], scored, net)
         geometry = geometries[top]
         below = ""
         for skip in net["skips"]:
@@ -66,11 +77,11 @@ class Head(nn.Module):
             geometry = geometry.extended(self.extend)
             kernel = bilinear_kernel_size(geometry, factor, target)
             name = f"upscore_{below}" if below else f"upscore{factor}"
-            self.add_module(name + suffix, Upsample(classes, kernel, factor, learned))
+            self.add_module(name + suffix, Upsample(scored, kernel, factor, learned))
             up = geometry.upsampled(kernel, factor)
             if skip in net["scales"]:
                 self.add_module(f"scale_{skip}{suffix}", Scale(net["scales"][skip]))
-            self.add_module(f"score_{skip}{suffix}", self._score(trunk.taps[skip], classes, net))
+            self._add_score(f"score_{skip}", taps[skip], scored, net)
             # The skip is cropped to the upsampled map where it is larger (reference padding), the
             # upsampled map to the skip where that is larger (tight padding).
             offset = target.offset_of(up)
@@ -81,7 +92,9 @@ class Head(nn.Module):
         geometry = geometry.extended(self.extend)
         kernel = bilinear_kernel_size(geometry, factor, IMAGE)
         self.last = ("upscore" if not net["skips"] else f"upscore{factor}") + suffix
-        self.add_module(self.last, Upsample(classes, kernel, factor, learned=False))
+        if hasattr(self, self.last):  # FCN-2s begins and ends with a factor of 2
+            self.last = f"upscore_{below}{suffix}"
+        self.add_module(self.last, Upsample(scored, kernel, factor, learned=False))
         self.offset = geometry.upsampled(kernel, factor).offset_of(IMAGE)
         self.cells = geometries[top]
         if self.offset < 0:
@@ -89,87 +102,144 @@ class Head(nn.Module):
                 "net: the padding is too small for the upsampled map to cover the image."
             )
 
-    @staticmethod
-    def _score(channels: int, classes: int, net: dict[str, Any]) -> nn.Conv2d:
-        score = nn.Conv2d(channels, classes, 1)
-        nn.init.zeros_(score.bias)  # type: ignore[arg-type]
-        if net["score_init"] == "zero":
-            nn.init.zeros_(score.weight)
-        else:
-            nn.init.normal_(score.weight, std=0.01)
-        return score
+    def _add_score(self, name: str, channels: int, classes: int, net: dict[str, Any]) -> None:
+        """A score layer for each stream."""
+        for stream in self.streams:
+            score = nn.Conv2d(channels, classes, 1)
+            nn.init.zeros_(score.bias)  # type: ignore[arg-type]
+            if net["score_init"] == "zero":
+                nn.init.zeros_(score.weight)
+            else:
+                nn.init.normal_(score.weight, std=0.01)
+            self.add_module(name + stream + self.suffix, score)
+
+    @property
+    def scores(self) -> list[str]:
+        """Names of the score layers, without suffixes: of the top, then of the skips."""
+        return [self.first, *(f"score_{skip}" for skip, _, _ in self.steps)]
+
+    def _score(self, name: str, features: list[Tensor]) -> Tensor:
+        """The streams' features scored, weighted and added up."""
+        layers = dict(self.named_children())
+        total: Tensor | None = None
+        for (stream, factor), feature in zip(self.streams.items(), features, strict=True):
+            scores = layers[name + stream + self.suffix](feature)
+            if factor != 1:
+                scores = scores * factor
+            total = scores if total is None else total + scores
+        assert total is not None
+        return total
 
     def _extended(self, x: Tensor) -> Tensor:
         """Tight padding: scores beyond the border repeat the border's, as in image resizing."""
         return F.pad(x, (self.extend,) * 4, mode="replicate") if self.extend else x
 
+    def score_top(self, features: dict[str, Tensor]) -> Tensor:
+        """(N, scored classes, h, w): the scores at the cells of the top."""
+        return self._score(self.first, [features[self.top + stream] for stream in self.streams])
+
+    def with_background(self, scores: Tensor) -> Tensor:
+        """Put the constant 0 of a null background (PAMI section 6.1) before the scored classes."""
+        return F.pad(scores, (0, 0, 0, 0, 1, 0)) if self.null_background else scores
+
     def forward(self, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
         """(N, classes, H, W) scores at the image's own ``size``."""
         layers = dict(self.named_children())
-        x = layers[self.first + self.suffix](features[self.top])
+        x = self.score_top(features)
         for skip, name, offset in self.steps:
-            skipped = features[skip]
+            skipped = [features[skip + stream] for stream in self.streams]
             scale = layers.get(f"scale_{skip}{self.suffix}")
             if scale is not None:
-                skipped = scale(skipped)
+                skipped = [scale(feature) for feature in skipped]
             up = layers[name]
             assert isinstance(up, Upsample)
-            score = layers[f"score_{skip}{self.suffix}"]
             x = self._extended(x)
             if offset > 0:
-                size_up = (up.size(x.shape[2]), up.size(x.shape[3]))
-                window = skipped[:, :, offset : offset + size_up[0], offset : offset + size_up[1]]
-                x = up(x, (0, 0), size_up) + score(window)
+                height, width = up.size(x.shape[2]), up.size(x.shape[3])
+                skipped = [
+                    feature[:, :, offset : offset + height, offset : offset + width]
+                    for feature in skipped
+                ]
+                x = up(x, (0, 0), (height, width))
             else:
-                x = up(x, (-offset, -offset), tuple(skipped.shape[2:])) + score(skipped)
+                x = up(x, (-offset, -offset), tuple(skipped[0].shape[2:]))
+            scores = self._score(f"score_{skip}", skipped)
+            x = torch.maximum(x, scores) if self.maximum else x + scores
         x = self._extended(x)
-        return layers[self.last](x, (self.offset, self.offset), size)
+        return self.with_background(layers[self.last](x, (self.offset, self.offset), size))
+
+
+def stream_factors(net: dict[str, Any], suffixes: list[str]) -> dict[str, float]:
+    """Factor of each stream's scores; ``fusion_weights``, or their mean."""
+    given = net["fusion_weights"]
+    if given is not None and (len(suffixes) == 1 or len(given) != len(suffixes)):
+        raise UserError(
+            f"net: fusion_weights {given} are of a late fusion, one for each of its inputs; this "
+            f"net has {len(suffixes)} stream{'s' * (len(suffixes) > 1)}."
+        )
+    weights = given or [1 / len(suffixes)] * len(suffixes)
+    return dict(zip(suffixes, map(float, weights), strict=True))
 
 
 class FCN(nn.Module):
-    """A fully convolutional net for one image input and one or more label sets."""
+    """A fully convolutional net for one or more inputs and one or more label sets.
+
+    ``inputs``: names of what it reads; ``channels``: of all of them, in their order.
+    """
 
     def __init__(self, net: dict[str, Any], classes: dict[str, int]) -> None:
         super().__init__()
-        self.trunk = build_trunk(net, channels=3)
-        known = list(self.trunk.taps)
-        for name in [net["top"] or self.trunk.top, *net["skips"]]:
-            if name not in known:
+        net = {**NET_OPTIONS, **net}
+        self.trunk = build_streams(net)
+        self.inputs = list(net["inputs"])
+        self.channels = sum(CHANNELS[name] for name in self.inputs)
+        trunk = self.streams[0]
+        top = net["top"] or trunk.top
+        for name in [top, *net["skips"]]:
+            if name not in trunk.taps:
                 raise UserError(
                     f"net: {net['architecture']} has no feature {name!r}; it has: "
-                    f"{', '.join(known)}."
+                    f"{', '.join(trunk.taps)}."
                 )
-        geometries: dict[str, Geometry] = {}
+        self.geometries: dict[str, Geometry] = {}
         geometry = IMAGE
-        for name, layer in self.trunk.layers.named_children():
+        for name, layer in trunk.features():
             geometry = through(geometry, layer)
-            geometries[name] = geometry
-        self.geometries = geometries
-        self.wanted = frozenset([net["top"] or self.trunk.top, *net["skips"]])
-        self._drop_unused(net["top"] or self.trunk.top)
+            self.geometries[name] = geometry
+        self.wanted = frozenset([top, *net["skips"]])
+        for stream in self.streams:
+            stream.end_at(top)
         self.least = 1  # pixels a side
-        while cells_after(self.least, self.trunk.layers) < 1:
+        while cells_after(self.least, trunk.layers) < 1:
             self.least += 1
+        streams = stream_factors(net, [stream.suffix for stream in self.streams])
         self.heads = nn.ModuleDict(
             {
                 task: Head(
-                    net, self.trunk, geometries, n, SUFFIXES[task] if len(classes) > 1 else ""
+                    net,
+                    trunk,
+                    self.geometries,
+                    n,
+                    SUFFIXES[task] if len(classes) > 1 else "",
+                    streams,
                 )
                 for task, n in classes.items()
             }
         )
 
-    def _drop_unused(self, top: str) -> None:
-        """A truncated net ends at its top: later layers are not part of it."""
-        names = [name for name, _ in self.trunk.layers.named_children()]
-        for name in names[names.index(top) + 1 :]:
-            delattr(self.trunk.layers, name)
+    @property
+    def streams(self) -> list[Trunk]:
+        """The trunks: one, or with late fusion one for each input."""
+        if isinstance(self.trunk, Trunk):
+            return [self.trunk]
+        return [stream for stream in self.trunk.streams.values() if isinstance(stream, Trunk)]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Scores per label set.
 
         Args:
-            image: (N, 3, H, W) float, preprocessed for the backbone.
+            image: (N, channels, H, W) float, preprocessed for the backbone; the channels of the
+                inputs in their order.
 
         Returns:
             label set -> (N, classes, H, W) float32.

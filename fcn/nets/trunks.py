@@ -4,6 +4,7 @@ A trunk is a Sequential whose children keep the names of the Caffe layers (``con
 ``inception_3a/1x1``), so that released weights load by name. Poolings round sizes up, as Caffe's.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from fcn.errors import UserError
+from fcn.nets.geometry import Geometry, through
 from fcn.nets.norm import LocalResponseNorm
+from fcn.spec import NET_OPTIONS
+
+CHANNELS = {"image": 3, "depth": 1, "hha": 3}  # of each input
+# The authors' names: what a layer of a late fusion ends in (nyud-fcn32s-color-hha), and what is
+# said of the first layer of an early fusion (nyud-fcn32s-color-d: conv1_1_bgrd).
+STREAMS = {"image": "color", "depth": "depth", "hha": "hha"}
+JOINED = {"image": "bgr", "depth": "d", "hha": "hha"}
 
 
 class Branches(nn.Module):
@@ -26,12 +35,17 @@ class Branches(nn.Module):
 
 
 class Layers:
-    """Collects named layers into a Sequential and follows the number of channels."""
+    """Collects named layers into a Sequential and follows the number of channels.
 
-    def __init__(self, channels: int, width: float = 1.0) -> None:
+    ``mark`` goes behind the name of the first layer, ``suffix`` behind every name.
+    """
+
+    def __init__(self, channels: int, width: float = 1.0, mark: str = "", suffix: str = "") -> None:
         self.sequential = nn.Sequential()
         self.channels = channels
         self.width = width
+        self.mark = mark
+        self.suffix = suffix
 
     def _scaled(self, channels: int, groups: int = 1) -> int:
         """Channels of a slimmer net: at least 4, a multiple of 4 and of the groups."""
@@ -41,7 +55,8 @@ class Layers:
         return max(unit, round(channels * self.width / unit) * unit)
 
     def add(self, name: str, module: nn.Module) -> "Layers":
-        self.sequential.add_module(name, module)
+        mark = "" if len(self.sequential) else self.mark
+        self.sequential.add_module(name + mark + self.suffix, module)
         return self
 
     def conv(
@@ -66,20 +81,42 @@ class Trunk(nn.Module):
     """A backbone that ends before its classifier.
 
     ``layers``: the named Sequential. ``taps``: channels of the feature maps a score layer may read,
-    by layer name. ``top``: the last of them.
+    by layer name. ``top``: the last of them. ``mark`` and ``suffix``: what the names of the first
+    layer and of all layers have more than the backbone's; ``taps`` and ``top`` are without it.
     """
 
     def __init__(self, layers: Layers, taps: dict[str, int], classifier_pool: int = 0) -> None:
         super().__init__()
         self.layers = layers.sequential
+        self.mark, self.suffix = layers.mark, layers.suffix
         self.taps = taps
         self.top = next(reversed(taps))
         self.classifier_pool = classifier_pool  # kernel of the average pool before the classifier
 
+    @property
+    def first(self) -> str:
+        """Name of the first layer, a convolution."""
+        return next(name for name, _ in self.layers.named_children())
+
+    def name_in_backbone(self, name: str) -> str:
+        """What the classifier calls the layer ``name``."""
+        plain = name.removesuffix(self.suffix)
+        return plain.removesuffix(self.mark) if name == self.first else plain
+
+    def features(self) -> list[tuple[str, nn.Module]]:
+        """The layers in order, by their names without the suffix of a stream."""
+        return [(n.removesuffix(self.suffix), layer) for n, layer in self.layers.named_children()]
+
+    def end_at(self, top: str) -> None:
+        """Drop the layers after ``top``: a truncated net ends there."""
+        names = [name for name, _ in self.layers.named_children()]
+        for name in names[names.index(top + self.suffix) + 1 :]:
+            delattr(self.layers, name)
+
     def forward(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        """Features by layer name, (N, C, h, w) each; stops after the last one wanted."""
+        """Features by name without suffix, (N, C, h, w) each; stops after the last one wanted."""
         features: dict[str, Tensor] = {}
-        for name, layer in self.layers.named_children():
+        for name, layer in self.features():
             x = layer(x)
             if name in wanted:
                 features[name] = x
@@ -88,20 +125,55 @@ class Trunk(nn.Module):
         return features
 
 
+class Streams(nn.Module):
+    """A trunk of its own for each of several inputs (late fusion), alike in all but weights."""
+
+    def __init__(self, trunks: list[Trunk], channels: list[int]) -> None:
+        super().__init__()
+        self.streams = nn.ModuleDict({trunk.suffix: trunk for trunk in trunks})
+        self.channels = channels
+
+    def forward(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Features by name and suffix; ``x`` is (N, sum of channels, H, W)."""
+        return {
+            name + suffix: feature
+            for (suffix, trunk), part in zip(
+                self.streams.items(), x.split(self.channels, dim=1), strict=True
+            )
+            for name, feature in trunk(part, wanted).items()
+        }
+
+
+def _fc6_padding(layers: Layers, kernel: int, dilation: int) -> int:
+    """The least, in cells, with which the upsampled scores still cover the image.
+
+    0 for the classifiers' own kernels; a 14x14 kernel after a pool5 of stride 1 is wider than
+    7x7 after stride 2 by half a (coarse) cell, which the reference padding does not hold.
+    """
+    geometry = through(Geometry(), layers.sequential).window(kernel, 1, 0, dilation)
+    reach = geometry.stride - 1  # of the bilinear kernel, beyond the centre of its cell
+    return max(0, math.ceil((geometry.start - reach) / geometry.stride))
+
+
 def _fully_connected(
-    layers: Layers, kernel: int, pad: int, hidden: int, dropout: float
+    layers: Layers, net: dict[str, Any], kernel: int, pad: int | None
 ) -> dict[str, int]:
-    """fc6 and fc7 as convolutions (section 3.1); what is scored comes after the second dropout."""
-    for name, size, padding in (("fc6", kernel, pad), ("fc7", 1, 0)):
-        layers.add(name, nn.Conv2d(layers.channels, hidden, size, 1, padding))
+    """fc6 and fc7 as convolutions (section 3.1); what is scored comes after the second dropout.
+
+    ``pad`` of fc6; None is the least that the reference padding leaves to be added.
+    """
+    dilation, hidden = net["fc6_dilation"], net["hidden"]
+    if pad is None:
+        pad = _fc6_padding(layers, kernel, dilation)
+    for name, size, padding, spacing in (("fc6", kernel, pad, dilation), ("fc7", 1, 0, 1)):
+        layers.add(name, nn.Conv2d(layers.channels, hidden, size, 1, padding, dilation=spacing))
         layers.add(name.replace("fc", "relu"), nn.ReLU(inplace=True))
-        layers.add(name.replace("fc", "drop"), nn.Dropout(dropout))
+        layers.add(name.replace("fc", "drop"), nn.Dropout(net["dropout"]))
         layers.channels = hidden
     return {"drop7": hidden}
 
 
-def _vgg(blocks: tuple[int, ...], net: dict[str, Any], channels: int, pad: int | None) -> Trunk:
-    layers = Layers(channels, net["width"])
+def _vgg(blocks: tuple[int, ...], net: dict[str, Any], layers: Layers, pad: int | None) -> Trunk:
     taps: dict[str, int] = {}
     for block, (convolutions, out) in enumerate(
         zip(blocks, (64, 128, 256, 512, 512), strict=True), start=1
@@ -109,18 +181,17 @@ def _vgg(blocks: tuple[int, ...], net: dict[str, Any], channels: int, pad: int |
         for i in range(1, convolutions + 1):
             first = block == 1 and i == 1
             layers.conv(f"conv{block}_{i}", out, 3, pad=pad if first and pad is not None else 1)
-        layers.pool(f"pool{block}", 2, 2)
+        layers.pool(f"pool{block}", 2, net["pool5_stride"] if block == 5 else 2)
         taps[f"pool{block}"] = layers.channels
     kernel = net["fc6_kernel"] or 7
-    fc6_pad = (kernel - 1) // 2 if pad is None else 0
-    taps |= _fully_connected(layers, kernel, fc6_pad, net["hidden"], net["dropout"])
+    same = net["fc6_dilation"] * (kernel - 1) // 2
+    taps |= _fully_connected(layers, net, kernel, same if pad is None else None)
     return Trunk(layers, taps)
 
 
-def _alexnet(variant: str, net: dict[str, Any], channels: int, pad: int | None) -> Trunk:
+def _alexnet(variant: str, net: dict[str, Any], layers: Layers, pad: int | None) -> Trunk:
     """``caffenet``: pool before norm, the paper's net. ``bvlc``: norm before pool. ``owt``:
     torchvision's one-tower net, without groups and normalisation."""
-    layers = Layers(channels, net["width"])
     one_tower = variant == "owt"
     first, second = (64, 192) if one_tower else (96, 256)
     third, fourth = (384, 256) if one_tower else (384, 384)
@@ -143,11 +214,11 @@ def _alexnet(variant: str, net: dict[str, Any], channels: int, pad: int | None) 
     layers.conv("conv3", third, 3, pad=1)
     layers.conv("conv4", fourth, 3, pad=1, groups=groups)
     layers.conv("conv5", 256, 3, pad=1, groups=groups)
-    layers.pool("pool5", 3, 2)
+    layers.pool("pool5", 3, net["pool5_stride"])
     taps["pool5"] = layers.channels
     kernel = net["fc6_kernel"] or 6
-    fc6_pad = kernel // 2 if pad is None else 0
-    taps |= _fully_connected(layers, kernel, fc6_pad, net["hidden"], net["dropout"])
+    same = net["fc6_dilation"] * kernel // 2
+    taps |= _fully_connected(layers, net, kernel, same if pad is None else None)
     return Trunk(layers, taps)
 
 
@@ -170,7 +241,7 @@ def _inception(layers: Layers, name: str, five: int) -> None:
     one, three_reduce, three, five_reduce, fifth, projection = _INCEPTION[name]
 
     def path() -> Layers:
-        return Layers(layers.channels, layers.width)
+        return Layers(layers.channels, layers.width, suffix=layers.suffix)
 
     prefix = f"inception_{name}"
     paths = (
@@ -185,11 +256,13 @@ def _inception(layers: Layers, name: str, five: int) -> None:
     layers.channels = sum(p.channels for p in paths)
 
 
-def _googlenet(variant: str, net: dict[str, Any], channels: int, pad: int | None) -> Trunk:
+def _googlenet(variant: str, net: dict[str, Any], layers: Layers, pad: int | None) -> Trunk:
     """``bvlc``: the Caffe net. ``torchvision``: no normalisation, 3x3 for 5x5, a 2x2 fourth pool
     (its batch normalisation is folded into the convolutions)."""
     torchvision = variant == "torchvision"
-    layers = Layers(channels, net["width"])
+    for key in ("pool5_stride", "fc6_dilation"):
+        if net[key] != NET_OPTIONS[key]:
+            raise UserError(f"net: {key} is for AlexNet and VGG; GoogLeNet has no such layer.")
     taps: dict[str, int] = {}
     layers.conv("conv1/7x7_s2", 64, 7, 2, 3 if pad is None else pad)
     layers.pool("pool1/3x3_s2", 3, 2)
@@ -219,19 +292,24 @@ def _googlenet(variant: str, net: dict[str, Any], channels: int, pad: int | None
     return Trunk(layers, taps, classifier_pool=7)
 
 
-TRUNKS: dict[str, Callable[[dict[str, Any], int, int | None], Trunk]] = {
-    "alexnet": lambda net, c, p: _alexnet("caffenet", net, c, p),
-    "alexnet-bvlc": lambda net, c, p: _alexnet("bvlc", net, c, p),
-    "alexnet-owt": lambda net, c, p: _alexnet("owt", net, c, p),
-    "vgg16": lambda net, c, p: _vgg((2, 2, 3, 3, 3), net, c, p),
-    "vgg19": lambda net, c, p: _vgg((2, 2, 4, 4, 4), net, c, p),
-    "googlenet": lambda net, c, p: _googlenet("bvlc", net, c, p),
-    "googlenet-torchvision": lambda net, c, p: _googlenet("torchvision", net, c, p),
+TRUNKS: dict[str, Callable[[dict[str, Any], Layers, int | None], Trunk]] = {
+    "alexnet": lambda net, layers, pad: _alexnet("caffenet", net, layers, pad),
+    "alexnet-bvlc": lambda net, layers, pad: _alexnet("bvlc", net, layers, pad),
+    "alexnet-owt": lambda net, layers, pad: _alexnet("owt", net, layers, pad),
+    "vgg16": lambda net, layers, pad: _vgg((2, 2, 3, 3, 3), net, layers, pad),
+    "vgg19": lambda net, layers, pad: _vgg((2, 2, 4, 4, 4), net, layers, pad),
+    "googlenet": lambda net, layers, pad: _googlenet("bvlc", net, layers, pad),
+    "googlenet-torchvision": lambda net, layers, pad: _googlenet("torchvision", net, layers, pad),
 }
 
 
-def build_trunk(net: dict[str, Any], channels: int) -> Trunk:
-    """The trunk of a resolved net configuration for an input of ``channels`` channels."""
+def build_trunk(net: dict[str, Any], channels: int, mark: str = "", suffix: str = "") -> Trunk:
+    """The trunk of a resolved net configuration for an input of ``channels`` channels.
+
+    ``mark`` goes behind the name of the first layer, ``suffix`` behind every name. UserError where
+    architecture or padding is not known, or an option is not of this architecture.
+    """
+    net = {**NET_OPTIONS, **net}
     pads = {"reference": 100, "tight": None}
     try:
         factory = TRUNKS[net["architecture"]]
@@ -241,4 +319,21 @@ def build_trunk(net: dict[str, Any], channels: int) -> Trunk:
             f"net: {error} is not known; architectures: {', '.join(TRUNKS)}; "
             f"padding: {', '.join(pads)}."
         ) from None
-    return factory(net, channels, pad)
+    return factory(net, Layers(channels, net["width"], mark, suffix), pad)
+
+
+def build_streams(net: dict[str, Any]) -> Trunk | Streams:
+    """What reads a net's inputs: one trunk for their joined channels, or a trunk for each."""
+    inputs = net["inputs"]
+    unknown = [name for name in inputs if name not in CHANNELS]
+    if unknown or not inputs:
+        raise UserError(f"net: inputs are of {', '.join(CHANNELS)}, not {unknown or 'none'}.")
+    channels = [CHANNELS[name] for name in inputs]
+    if len(inputs) > 1 and net["fusion"] == "late":
+        trunks = [
+            build_trunk(net, n, suffix=STREAMS[name])
+            for name, n in zip(inputs, channels, strict=True)
+        ]
+        return Streams(trunks, channels)
+    mark = "_" + "".join(JOINED[name] for name in inputs) if len(inputs) > 1 else ""
+    return build_trunk(net, sum(channels), mark=mark)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fcn.errors import UserError
 from fcn.files import atomic_dir, read_json, write_json
-from fcn.nets.fcn import FCN
-from fcn.nets.trunks import build_trunk
+from fcn.nets.fcn import FCN, Head
+from fcn.nets.trunks import CHANNELS, Trunk, build_trunk
 from fcn.spec import NET_DEFAULTS
 from fcn.weights import caffemodel
 from fcn.weights.named import load_named, named_tensors, read, save, settle
@@ -77,13 +77,14 @@ def initialise(net: FCN, seed: int) -> None:
 
 
 def start(
-    net: FCN, weights: Any, data_dir: Path, parent: Path | None
+    net: FCN, weights: Any, data_dir: Path, parents: dict[str, Path]
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Put the weights that training starts from into ``net``.
 
     Args:
-        weights: of the run's configuration: ``none``, backbone, run or released.
-        parent: ``model.safetensors`` of the run that this one starts from.
+        weights: of the run's configuration: ``none``, backbone, run, runs or released.
+        parents: ``model.safetensors`` of the runs that this one starts from: under ``run`` the
+            one, or under the name of an input the one that its stream starts from.
 
     Returns:
         the trunk layers that kept their random start, and the archives that the weights come from.
@@ -91,24 +92,11 @@ def start(
     if weights == "none":
         return [], []
     if "run" in weights:
-        assert parent is not None
-        tensors, about = read(parent)
-        if about.get("config_hash") != weights["hash"]:
-            raise UserError(
-                f"{parent}: trained with configuration {about.get('config_hash')}, the suite now "
-                f"has {weights['hash']}; train it again."
-            )
-        scores = {n for n in named_tensors(net.heads) if n not in tensors}
-        missing = load_named(
-            net,
-            {k: v for k, v in tensors.items() if k in named_tensors(net)},
-            str(parent),
-            partial=True,
-        )
-        lost = [name for name in missing if name not in scores]
-        if lost:
-            raise UserError(f"{parent}: lacks {', '.join(lost[:4])}, which the net needs.")
+        tensors, about = _parent(parents["run"], weights["hash"])
+        _continue(net, tensors, str(parents["run"]), {name: name for name in named_tensors(net)})
         return [], about.get("archives", [])
+    if "runs" in weights:
+        return [], _start_streams(net, weights, parents)
     if "released" in weights:
         archive = data_dir / "archives" / weights["archive"]
         report = caffemodel.load_into(net, caffemodel.read(archive))
@@ -120,11 +108,111 @@ def start(
     folder = data_dir / "backbones" / weights["backbone"]
     about = read_json(folder / "backbone.json")
     tensors, _ = read(folder / "weights.safetensors")
-    own = named_tensors(net.trunk)
-    missing = load_named(
-        net.trunk, {k: v for k, v in tensors.items() if k in own}, str(folder), partial=True
-    )
-    return sorted({name.rsplit(".", 1)[0] for name in missing}), _archives(about)
+    joined = len(net.streams) == 1
+    left = [
+        layer
+        for inputs, trunk in zip(
+            [net.inputs] if joined else [[name] for name in net.inputs], net.streams, strict=True
+        )
+        for layer in _into_trunk(trunk, inputs, tensors, str(folder))
+    ]
+    return left, _archives(about)
+
+
+def _into_trunk(
+    trunk: Trunk, inputs: list[str], tensors: dict[str, Tensor], source: str
+) -> list[str]:
+    """Load a classifier into the trunk that reads ``inputs``; the layers that it leaves random.
+
+    fc6 stays random where the net's has another size than the classifier's (CVPR section 4.2).
+    """
+    own = named_tensors(trunk)
+    found = {}
+    for key in own:
+        layer, kind = key.rsplit(".", 1)
+        given = tensors.get(f"{trunk.name_in_backbone(layer)}.{kind}")
+        if given is None:
+            continue
+        if layer == trunk.first and kind == "weight":
+            given = first_filters(given, inputs)
+        found[key] = given
+    fc6 = f"fc6{trunk.suffix}"
+    weight = found.get(f"{fc6}.weight")
+    if weight is not None and weight.shape[2:] != own[f"{fc6}.weight"].shape[2:]:
+        found = {key: value for key, value in found.items() if not key.startswith(f"{fc6}.")}
+    missing = load_named(trunk, found, source, partial=True)
+    return sorted({name.rsplit(".", 1)[0] for name in missing})
+
+
+def first_filters(weight: Tensor, inputs: list[str]) -> Tensor:
+    """The classifier's first filters (out, 3, k, k) for the joined channels of ``inputs``.
+
+    The first input of three channels gets them as they are, every other channel their mean over
+    the colours (the authors' nyud-fcn32s-color-d, solve.py).
+    """
+    mean = weight.mean(1, keepdim=True)
+    parts = []
+    given = False
+    for name in inputs:
+        if CHANNELS[name] == weight.shape[1] and not given:
+            parts.append(weight)
+            given = True
+        else:
+            parts.append(mean.expand(-1, CHANNELS[name], -1, -1))
+    return torch.cat(parts, dim=1)
+
+
+def _parent(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A parent's weights, if they are of the configuration that the suite has now."""
+    tensors, about = read(path)
+    if about.get("config_hash") != fingerprint:
+        raise UserError(
+            f"{path}: trained with configuration {about.get('config_hash')}, the suite now "
+            f"has {fingerprint}; train it again."
+        )
+    return tensors, about
+
+
+def _continue(net: FCN, tensors: dict[str, Tensor], source: str, names: dict[str, str]) -> None:
+    """Copy a parent's weights; ``names``: of ours that it is to fill -> what the parent calls it.
+
+    What it lacks in score layers and upsampling keeps its start; a trunk layer is a UserError.
+    """
+    found = {own: tensors[theirs] for own, theirs in names.items() if theirs in tensors}
+    load_named(net, found, source, partial=True)
+    heads = named_tensors(net.heads)
+    lost = [own for own in names if own not in found and own not in heads]
+    if lost:
+        raise UserError(f"{source}: lacks {', '.join(lost[:4])}, which the net needs.")
+
+
+def _start_streams(
+    net: FCN, weights: dict[str, Any], parents: dict[str, Path]
+) -> list[dict[str, Any]]:
+    """Each stream of a late fusion from its run: trunk and score layers; the archives of all."""
+    runs = weights["runs"]
+    if len(net.streams) == 1 or set(runs) != set(net.inputs):
+        raise UserError(
+            f"weights.runs: a run for each stream of a late fusion is needed; there are runs for "
+            f"{', '.join(runs)}, the net reads {', '.join(net.inputs)}"
+            f"{' in one stream' * (len(net.streams) == 1)}."
+        )
+    archives: list[dict[str, Any]] = []
+    for name, trunk in zip(net.inputs, net.streams, strict=True):
+        tensors, about = _parent(parents[name], weights["hashes"][name])
+        plain = {layer: trunk.name_in_backbone(layer) for layer in _layers(trunk)}
+        for head in net.heads.values():
+            assert isinstance(head, Head)
+            for score in head.scores:
+                plain[score + trunk.suffix + head.suffix] = score + head.suffix
+        names = {
+            f"{ours}.{kind}": f"{theirs}.{kind}"
+            for ours, theirs in plain.items()
+            for kind in ("weight", "bias")
+        }
+        _continue(net, tensors, str(parents[name]), names)
+        archives += [a for a in about.get("archives", []) if a not in archives]
+    return archives
 
 
 def _archives(about: dict[str, Any]) -> list[dict[str, Any]]:
