@@ -10,14 +10,16 @@ def results_of(runs):
 
 
 BOUNDS = [f"results/{bound['dataset']}/bounds.json" for bound in SUITE.bounds]
+CLASSIFIER = ["results/classifier.json"] if SUITE.classifier else []
 RENDER = f"python -m fcn report {SUITE_OPTION} --data-dir '{DATA}'"
 
 
 rule report:
     # After a failure (onerror, below) it is rendered again from what there is.
     input:
-        [] if config["partial"] else results_of(RUNS) + BOUNDS + ["results/architecture.json"],
+        [] if config["partial"] else results_of(RUNS) + BOUNDS + CLASSIFIER + ["results/architecture.json"],
         "config/tables.yaml",
+        "config/server_scores.yaml",
         "config/paper_numbers.csv",
     output:
         REPORT,
