@@ -42,7 +42,7 @@ SIZES = [(40, 60), (50, 30), (33, 47), (64, 64), (30, 80)]
 TABLES = read_yaml(CONFIG / "tables.yaml")
 LATEX_COMMANDS = (
     "documentclass usepackage setlength tabcolsep begin end section subsection noindent par "
-    "footnotesize textbf textsuperscript textless textgreater textquotedbl toprule midrule "
+    "footnotesize textbf textsuperscript textasciicircum textless textgreater textquotedbl toprule midrule "
     "bottomrule endhead addlinespace raggedright arraybackslash pm times ge"
 )
 CVPR = "CVPR2015 (arXiv 1411.4038v2 = proceedings)"

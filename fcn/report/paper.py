@@ -6,7 +6,7 @@ source), ``config/figure5.csv`` (the digitised curves) and ``config/tables.yaml`
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,19 @@ class Read:
 
 @dataclass(frozen=True)
 class Column:
-    """One quantity: the paper's name for it, and where ours stands.
+    """One quantity: the paper's name for it (empty: it prints none), and where ours stands.
 
-    ``origin`` is a dotted path whose first part names the source (metrics, timing, config,
-    architecture); empty where nothing here measures it. Ours times ``scale`` is in ``unit``.
+    ``origin`` is a dotted path whose first part names the source (metrics, train, timing, config,
+    architecture, server); empty where nothing here measures it. Of a metric, ``average`` says
+    which classes and pixels count (``fcn.report.averages``). Ours times ``scale`` is in ``unit``.
     """
 
     key: str
-    paper: str
     title: str
     unit: str
+    paper: str = ""
     origin: tuple[str, ...] = ()
+    average: str = "all"
     better: str | None = None
     scale: float = 1.0
     digits: int = 1
@@ -48,13 +50,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the paper; ``method`` is its name in ``paper_numbers.csv``."""
+    """A row of the paper; ``method`` is its name in ``paper_numbers.csv``.
+
+    ``sources``: column to a dotted path in ``results/``, for a row that no run fills.
+    """
 
     name: str
     method: str
     dataset: str | None = None
     reference: bool = False
     net: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Table:
     rows: tuple[Row, ...] = ()
     notes: tuple[Note, ...] = ()
     images: bool = False
+    ablation: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def read_paper(folder: Path) -> Paper:
     """
     numbers: dict[tuple[str, str, str, str], list[Printed]] = {}
     path = folder / "paper_numbers.csv"
-    names = [field.name for field in fields(Printed)]
+    names = [part.name for part in fields(Printed)]
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             for line in csv.DictReader(handle):
