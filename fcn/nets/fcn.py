@@ -230,9 +230,7 @@ class FCN(nn.Module):
     @property
     def streams(self) -> list[Trunk]:
         """The trunks: one, or with late fusion one for each input."""
-        if isinstance(self.trunk, Trunk):
-            return [self.trunk]
-        return [stream for stream in self.trunk.streams.values() if isinstance(stream, Trunk)]
+        return self.trunk.trunks
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Scores per label set.

@@ -75,7 +75,7 @@ def bilinear_kernel_size(geometry: Geometry, factor: int, reference: Geometry) -
     raise ValueError(f"no bilinear kernel of factor {factor} is aligned to whole cells")
 
 
-def _one(value: int | tuple[int, ...] | str, name: str) -> int:
+def one_size(value: int | tuple[int, ...] | str, name: str) -> int:
     if isinstance(value, int):
         return value
     if isinstance(value, tuple) and len(set(value)) == 1:
@@ -90,11 +90,13 @@ def through(geometry: Geometry, module: nn.Module) -> Geometry:
             geometry = through(geometry, child)
         return geometry
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        dilation = _one(module.dilation, "dilation") if not isinstance(module, nn.AvgPool2d) else 1
+        dilation = (
+            one_size(module.dilation, "dilation") if not isinstance(module, nn.AvgPool2d) else 1
+        )
         return geometry.window(
-            _one(module.kernel_size, "kernel_size"),
-            _one(module.stride, "stride"),
-            _one(module.padding, "padding"),
+            one_size(module.kernel_size, "kernel_size"),
+            one_size(module.stride, "stride"),
+            one_size(module.padding, "padding"),
             dilation,
         )
     branches = getattr(module, "branches", None)
@@ -116,7 +118,7 @@ def cells_after(cells: int, module: nn.Module) -> int:
                 return 0
         return cells
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        stride, padding = _one(module.stride, "stride"), _one(module.padding, "padding")
+        stride, padding = one_size(module.stride, "stride"), one_size(module.padding, "padding")
         extent = through(Geometry(), module).receptive_field
         room = cells + 2 * padding - extent
         if isinstance(module, nn.Conv2d) or not module.ceil_mode:

@@ -94,6 +94,11 @@ class Trunk(nn.Module):
         self.classifier_pool = classifier_pool  # kernel of the average pool before the classifier
 
     @property
+    def trunks(self) -> list["Trunk"]:
+        """Itself alone; ``Streams`` has several."""
+        return [self]
+
+    @property
     def first(self) -> str:
         """Name of the first layer, a convolution."""
         return next(name for name, _ in self.layers.named_children())
@@ -133,13 +138,16 @@ class Streams(nn.Module):
         self.streams = nn.ModuleDict({trunk.suffix: trunk for trunk in trunks})
         self.channels = channels
 
+    @property
+    def trunks(self) -> list[Trunk]:
+        """In the order of the inputs."""
+        return [trunk for trunk in self.streams.values() if isinstance(trunk, Trunk)]
+
     def forward(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Features by name and suffix; ``x`` is (N, sum of channels, H, W)."""
         return {
-            name + suffix: feature
-            for (suffix, trunk), part in zip(
-                self.streams.items(), x.split(self.channels, dim=1), strict=True
-            )
+            name + trunk.suffix: feature
+            for trunk, part in zip(self.trunks, x.split(self.channels, dim=1), strict=True)
             for name, feature in trunk(part, wanted).items()
         }
 
