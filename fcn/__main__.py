@@ -100,18 +100,16 @@ def _workers(args: argparse.Namespace, device_type: str) -> int:
     return max(1, args.threads - 1) if device_type == "cuda" else 0
 
 
-def _run(args: argparse.Namespace, *parts: str) -> Run:
-    """The run that is asked for; the data sets of ``parts`` must be prepared."""
+def _run(args: argparse.Namespace, training: bool = False) -> Run:
+    """The run that is asked for; the data sets that it needs must be prepared."""
     run = _suite(args).run(args.run)
-    for part in parts:
-        if run.config[part]:
-            name = run.config[part]["dataset"]
-            _need(args.data_dir / "prepared" / name / "dataset.json", f"prepare {name}", args)
+    for name in run.datasets if training else [run.dataset]:
+        _need(args.data_dir / "prepared" / name / "dataset.json", f"prepare {name}", args)
     return run
 
 
 def _train(args: argparse.Namespace) -> None:
-    run = _run(args, "train", "test")
+    run = _run(args, training=True)
     if run.backbone:
         sidecar = args.data_dir / "backbones" / run.backbone / "backbone.json"
         _need(sidecar, f"backbone {run.backbone}", args)
@@ -134,7 +132,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    run = _run(args, "test")
+    run = _run(args)
     trained = run.directory(args.results, args.seed) / "train.json"
     _need(trained, f"train {run.id} --seed {args.seed}", args)
     _threads(args)
@@ -153,7 +151,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _time(args: argparse.Namespace) -> None:
-    run = _run(args, "test")
+    run = _run(args)
     _threads(args)
     from fcn.device import chosen
     from fcn.timing import time_run

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fcn.data.dataset import SegmentationSet
+from fcn.data.dataset import JoinedSet, SegmentationSet
 from fcn.data.stream import loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
@@ -78,15 +78,17 @@ def load_set(data_dir: Path, run: Run, part: str, cache_bytes: int = 0) -> Segme
 
     A split without images is a UserError.
     """
-    reference = run.config[part]
-    folder = data_dir / "prepared" / reference["dataset"]
     labels = list(run.labels)
     if "mask" in run.config and "semantic" not in labels:
         labels.append("semantic")
-    dataset = SegmentationSet(folder, reference["split"], input_names(run), labels, cache_bytes)
-    if not len(dataset):
-        raise UserError(f"{folder}: the split {reference['split']} has no image; choose another.")
-    return dataset
+    sets = []
+    for reference in run.training_sets if part == "train" else [run.config["test"]]:
+        folder = data_dir / "prepared" / reference["dataset"]
+        found = SegmentationSet(folder, reference["split"], input_names(run), labels, cache_bytes)
+        if not len(found):
+            raise UserError(f"{folder}: the split {found.split} has no image; choose another.")
+        sets.append(found)
+    return sets[0] if len(sets) == 1 else JoinedSet(sets)
 
 
 def check_sizes(net: FCN, dataset: SegmentationSet) -> None:

@@ -98,9 +98,8 @@ def archives_needed(
     if runs is None:
         runs, bounds = wanted(suite, ())
     for run in runs:
-        for part in ("train", "test"):
-            if run.config[part]:
-                names.update(dict.fromkeys(suite.archives_of(run.config[part]["dataset"])))
+        for dataset in run.datasets:
+            names.update(dict.fromkeys(suite.archives_of(dataset)))
         weights = run.backbone or run.released
         if weights and "archive" in suite.backbones[weights]:
             names[suite.backbones[weights]["archive"]] = None

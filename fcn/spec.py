@@ -114,6 +114,18 @@ class Run:
         return str(self.config["test"]["split"])
 
     @property
+    def training_sets(self) -> list[dict[str, Any]]:
+        """What the run trains on: dataset and split of each part."""
+        first = self.config["train"]
+        return [first, *self.config.get("also_train", [])] if first else []
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that a run is trained and scored on, each once."""
+        parts = [*self.training_sets, self.config["test"]]
+        return list(dict.fromkeys(part["dataset"] for part in parts))
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The label sets that are learned and scored, the first of them the main one."""
         return tuple(self.config.get("labels", ("semantic",)))
@@ -517,17 +529,19 @@ def _build_run(
     for row in entry.get("rows", []):
         if row["table"] not in suite.tables:
             raise UserError(f"{where}.rows: {unknown('table', row['table'], suite.tables)}")
-    train = None
+    train: list[dict[str, str]] = []
     if trained:
-        train_name, train_split = entry["train"].split("/")
-        source = _dataset(train_name, suite, f"{where}.train")
-        if source.get("classes") != definition.get("classes"):
-            raise UserError(f"{where}.train: {train_name} and {dataset} have different classes.")
-        _known_split(f"{where}.train", train_name, train_split, suite)
-        train = {"dataset": train_name, "split": train_split, "definition": _contents(source)}
+        given = entry["train"]
+        for reference in [given] if isinstance(given, str) else given:
+            name, split = reference.split("/")
+            source = _dataset(name, suite, f"{where}.train")
+            if source.get("classes") != definition.get("classes"):
+                raise UserError(f"{where}.train: {name} and {dataset} have different classes.")
+            _known_split(f"{where}.train", name, split, suite)
+            train.append({"dataset": name, "split": split, "definition": _contents(source)})
     config = {
         "run": key,
-        "train": train,
+        "train": train[0] if train else None,
         "test": {
             "dataset": dataset,
             "split": entry["split"],
@@ -539,6 +553,8 @@ def _build_run(
         "recipe": recipe,
         "version": entry.get("version", 1),
     }
+    if len(train) > 1:
+        config["also_train"] = train[1:]
     if list(inputs) != ["image"]:
         config["inputs"] = inputs
     for option, usual in RUN_OPTIONS.items():

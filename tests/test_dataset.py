@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from fcn.data.dataset import SegmentationSet, measure_loading
+from fcn.data.dataset import JoinedSet, SegmentationSet, measure_loading
 from fcn.data.labels import write_label
 from fcn.errors import UserError
 
@@ -119,3 +119,18 @@ def test_unknown_names_are_told(prepared):
 def test_loading_is_measured(prepared):
     rate = measure_loading(SegmentationSet(prepared[0], "train"), 0.05)
     assert 10 < rate < 10**6
+
+
+def test_joined_sets_are_their_images_in_order(data_dir):
+    parts = [
+        SegmentationSet(data_dir / "prepared" / name, split)
+        for name, split in (("tiny", "val"), ("square", "train"))
+    ]
+    joined = JoinedSet(parts)
+    assert len(joined) == 12 and joined.sizes == parts[0].sizes + parts[1].sizes
+    for i, item in enumerate(joined):
+        alone = parts[0][i] if i < 4 else parts[1][i - 4]
+        assert torch.equal(item["image"], alone["image"])
+        assert torch.equal(item["semantic"], alone["semantic"])
+        assert item["id"] == joined.ids[i] == alone["id"] if i < 4 else f"square/{alone['id']}"
+    assert len(set(joined.ids)) == 12 and joined.classes == parts[0].classes

@@ -1,4 +1,4 @@
-"""What a net reads: preprocessing by hand, several inputs, hidden pixels, canvases, class weights."""
+"""What a net reads: preprocessing, several inputs, hidden pixels, canvases; class weights."""
 
 import math
 
@@ -120,7 +120,9 @@ def test_class_weights_scale_the_loss_of_their_pixels(kind):
         alone = torch.where(truth == task, truth, VOID)
         by_class.append(batch_loss(scores, alone, kind, False)[0])
     found = batch_loss(scores, truth, kind, False, weights)[0]
-    torch.testing.assert_close(found, sum(w * part for w, part in zip(weights, by_class)))
+    torch.testing.assert_close(
+        found, sum(w * part for w, part in zip(weights, by_class, strict=True))
+    )
 
 
 # ------------------------------------------------------------------- whole runs of the other kinds
@@ -132,6 +134,7 @@ KINDS = {
     },
     "two heads": {"labels": ["semantic", "geometric"]},
     "one other head": {"labels": ["geometric"]},
+    "joined training sets": {"train": ["tiny/train", "square/train"]},
     "masked": {"mask": {"train": "background", "test": "foreground"}},
     "balanced": {"recipe": {"base": "short", "class_balance": True}},
     "canvas": {"recipe": {"base": "short", "canvas": 32, "scale": [0.8, 1.6]}},

@@ -218,7 +218,7 @@ DECIDES: dict[str, list[Any]] = {
             "validate": 4,
         }.items()
     ],
-    "train": ["square/train", "tiny/val"],
+    "train": ["square/train", "tiny/val", ["tiny/train", "square/train"]],
     "split": ["train"],
     "version": [2],
     "labels": [["semantic", "geometric"]],

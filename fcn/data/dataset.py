@@ -105,6 +105,41 @@ class SegmentationSet(Dataset[dict[str, Any]]):
             ) from None
 
 
+class JoinedSet(SegmentationSet):
+    """Several sets one after another, as one; images of the later ones are ``NAME/ID``."""
+
+    def __init__(self, sets: Sequence[SegmentationSet]) -> None:
+        first = sets[0]
+        self.sets = list(sets)
+        self.folder, self.split = first.folder, first.split
+        self.inputs, self.labels = first.inputs, first.labels
+        known: dict[str, dict[str, Any]] = {}
+        for part in sets:
+            known.update({archive["name"]: archive for archive in part.info["archives"]})
+        self.info = {
+            **first.info,
+            "archives": list(known.values()),
+            "subset": any(part.info["subset"] for part in sets),
+            "notes": [note for part in sets for note in part.info["notes"]],
+        }
+        for part in sets[1:]:
+            if part.classes != first.classes:
+                raise UserError(f"{part.folder}: other classes than those of {first.folder}.")
+        self.ids = list(first.ids)
+        for part in sets[1:]:
+            self.ids += [f"{part.info['name']}/{name}" for name in part.ids]
+        self._places = [(part, i) for part in sets for i in range(len(part))]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image, in order, without opening it."""
+        return [size for part in self.sets for size in part.sizes]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        part, place = self._places[i]
+        return {**part[place], "id": self.ids[i]}
+
+
 def measure_loading(dataset: Dataset[dict[str, Any]], seconds: float) -> float:
     """Images per second that one process decodes, over at least one image and ``seconds``."""
     count, start = 0, time.perf_counter()

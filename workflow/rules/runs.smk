@@ -15,8 +15,7 @@ def start_of(run, seed):
 
 def train_input(wildcards):
     run = run_of(wildcards)
-    names = {run.config[part]["dataset"] for part in ("train", "test") if run.config[part]}
-    return [prepared(name) for name in sorted(names)] + start_of(run, wildcards.seed)
+    return [prepared(name) for name in sorted(run.datasets)] + start_of(run, wildcards.seed)
 
 
 rule train:
