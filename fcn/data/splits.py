@@ -1,5 +1,6 @@
 """Splits: lists of ids, from files and from each other."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ def read_ids(path: Path) -> list[str]:
     return ids
 
 
+def sample(ids: list[str], count: int) -> list[str]:
+    """``count`` of ``ids`` in their order: those whose SHA-256 of the UTF-8 id is least.
+
+    The choice depends on nothing but the ids, on no generator and no order, and a smaller sample
+    is a part of a larger one.
+    """
+    chosen = set(sorted(ids, key=lambda key: hashlib.sha256(key.encode()).digest())[:count])
+    return [key for key in ids if key in chosen]
+
+
 def resolve(
     expressions: dict[str, Any],
     root: Path,
@@ -40,9 +51,10 @@ def resolve(
     """The ids of every split, in order, and notes on what was left out.
 
     An expression is the path of a list (under ``root``, or under ``base`` if it starts with
-    ``config/splits/``), ``{union: [names]}`` or ``{minus: [name, names..]}`` of other splits. An id
-    that is not ``known`` is a UserError; only in a declared ``subset`` are the ids of our own lists
-    that it lacks left out, with a note.
+    ``config/splits/``), ``{union: [names]}``, ``{minus: [name, names..]}`` or
+    ``{sample: [name, count]}`` (see `sample`) of other splits. An id that is not ``known``, and a
+    sample of more than there are, is a UserError; only in a declared ``subset`` are ids that it
+    lacks left out, with a note.
     """
     done: dict[str, list[str]] = {}
     notes: list[str] = []
@@ -53,7 +65,7 @@ def resolve(
         there = [key for key in ids if key in known]
         if len(there) == len(ids):
             return ids
-        if ours and subset:
+        if subset and (ours or there):  # a list of its own that fits nothing is a mistake
             notes.append(f"{name}: {len(there)} of {len(ids)} ids are in this subset")
             return there
         missing = [key for key in ids if key not in known]
@@ -66,6 +78,21 @@ def resolve(
             f"{path}: {len(missing)} of {len(ids)} ids of split {name} have no file in {places} "
             f"({', '.join(missing[:3])}{', ..' if len(missing) > 3 else ''}){hint}."
         )
+
+    def sampled(name: str, wanted: Any, trail: tuple[str, ...]) -> list[str]:
+        match wanted:
+            case [str(source), int(count)] if not isinstance(count, bool) and count > 0:
+                ids = get(source, trail)
+            case _:
+                raise UserError(f"splits: {name}: sample takes [NAME, COUNT], not {wanted!r}.")
+        if count > len(ids):
+            if not subset:
+                raise UserError(
+                    f"splits: {name}: {source} has {len(ids)} ids, fewer than the {count} of the "
+                    "sample; take fewer."
+                )
+            notes.append(f"{name}: {len(ids)} of {count} ids are in this subset")
+        return sample(ids, count)
 
     def get(name: str, trail: tuple[str, ...]) -> list[str]:
         if name in done:
@@ -85,9 +112,12 @@ def resolve(
             else:
                 without = {key for part in parts[1:] for key in part}
                 ids = [key for key in parts[0] if key not in without]
+        elif isinstance(expression, dict) and list(expression) == ["sample"]:
+            ids = sampled(name, expression["sample"], (*trail, name))
         else:
             raise UserError(
-                f"splits: {name} must be the path of a list, {{union: [..]}} or {{minus: [..]}}."
+                f"splits: {name} must be the path of a list, {{union: [..]}}, {{minus: [..]}} or "
+                "{sample: [NAME, COUNT]}."
             )
         done[name] = ids
         return ids
