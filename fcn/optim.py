@@ -2,9 +2,10 @@
 
     v <- momentum * v + rate * (gradient + decay * w),    w <- w - v
 
-(sgd_solver.cpp; the recipes of both papers). PyTorch keeps ``b = v / rate`` instead, which is the
-same while the rate is fixed; where a schedule changes the rate, ``b`` is rescaled so that ``v``,
-not ``b``, is carried over, as in Caffe.
+(sgd_solver.cpp; the recipes of both papers). The operation that torch.optim.SGD calls is used
+without its class, whose construction imports the compiler (seconds in every process). It keeps
+``b = v / rate`` instead of ``v``, which is the same while the rate is fixed; where a schedule
+changes the rate, ``b`` is rescaled so that ``v``, not ``b``, is carried over, as in Caffe.
 """
 
 from typing import Any
@@ -39,36 +40,55 @@ def parameter_groups(net: FCN, recipe: dict[str, Any]) -> list[dict[str, Any]]:
 class CaffeSGD:
     """Caffe's update over the parameters of a net."""
 
-    def __init__(self, net: FCN, recipe: dict[str, Any], device: torch.device) -> None:
-        self.sgd = torch.optim.SGD(
-            parameter_groups(net, recipe),
-            lr=recipe["learning_rate"],
-            momentum=recipe["momentum"],
-            fused=device.type == "cuda",
-            foreach=False if device.type == "cuda" else None,
-        )
+    def __init__(self, net: FCN, recipe: dict[str, Any]) -> None:
+        self.groups = parameter_groups(net, recipe)
+        for group in self.groups:
+            group["buffers"] = [torch.zeros_like(p) for p in group["params"]]
+        self.momentum = float(recipe["momentum"])
         self.rate: float | None = None
 
+    @torch.no_grad()
     def step(self, rate: float) -> None:
         """Update with the learning rate ``rate`` and clear the gradients."""
-        if rate != self.rate:
-            for group in self.sgd.param_groups:
-                group["lr"] = rate * group["rate"]
-                if self.rate is not None:
-                    for parameter in group["params"]:
-                        buffer = self.sgd.state[parameter].get("momentum_buffer")
-                        if buffer is not None:
-                            buffer.mul_(self.rate / rate)
-            self.rate = rate
-        self.sgd.step()
-        self.sgd.zero_grad(set_to_none=True)
+        if self.rate is not None and rate != self.rate:
+            for group in self.groups:
+                torch._foreach_mul_(group["buffers"], self.rate / rate)
+        self.rate = rate
+        for group in self.groups:
+            taken = [i for i, p in enumerate(group["params"]) if p.grad is not None]
+            parameters = [group["params"][i] for i in taken]
+            if not parameters:
+                continue
+            torch._fused_sgd_(
+                parameters,
+                [_laid_out_as(p, p.grad) for p in parameters],
+                [group["buffers"][i] for i in taken] if self.momentum else [],
+                weight_decay=group["weight_decay"],
+                momentum=self.momentum,
+                lr=rate * group["rate"],
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+            )
+            for parameter in parameters:
+                parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sgd": self.sgd.state_dict(), "rate": self.rate}
+        return {"buffers": [group["buffers"] for group in self.groups], "rate": self.rate}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sgd.load_state_dict(state["sgd"])
+        for group, buffers in zip(self.groups, state["buffers"], strict=True):
+            for own, stored in zip(group["buffers"], buffers, strict=True):
+                own.copy_(stored)
         self.rate = state["rate"]
+
+
+def _laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The fused operation walks through memory: a gradient must lie there as its parameter."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def learning_rate(recipe: dict[str, Any], update: int, updates: int) -> float:

@@ -64,7 +64,7 @@ class Training:
         self.batch = max(1, round(recipe["batch"] / recipe["patch_keep"]))
         # As many updates as the images allow at p = 1: Figure 5 compares per update.
         self.updates = max(1, recipe["images"] // recipe["batch"])
-        self.optimizer = CaffeSGD(net, recipe, device)
+        self.optimizer = CaffeSGD(net, recipe)
         self.update = 0
         self.seconds = 0.0
         self.waited = 0.0  # seconds of them in which the loop waited for images

@@ -1,5 +1,7 @@
 """Caffe's update against plain numpy, in float64."""
 
+import subprocess
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -12,7 +14,6 @@ from torch import nn
 
 from fcn.optim import CaffeSGD, learning_rate, parameter_groups
 
-CPU = torch.device("cpu")
 RECIPE = {
     "learning_rate": 0.1,
     "momentum": 0.9,
@@ -99,7 +100,7 @@ def test_update_is_caffes(rates, momentum, weight_decay, factors, train_layers, 
         "train_layers": train_layers,
     }
     net, rng = stub(seed), np.random.default_rng(seed)
-    caffe, ours = Caffe(net, recipe), CaffeSGD(net, recipe, CPU)
+    caffe, ours = Caffe(net, recipe), CaffeSGD(net, recipe)
     for rate in rates:
         gradients = random_gradients(net, rng)
         give(net, gradients)
@@ -116,7 +117,7 @@ def test_a_changed_rate_carries_the_step_not_the_sum():
     """By hand: v = 0.1 g, then v = 0.9 (0.1 g) + 0.01 g. PyTorch's own would give 0.01 (1.9 g)."""
     net = stub()
     recipe = {**RECIPE, "weight_decay": 0.0, "bias_rate": 1.0}
-    optimizer = CaffeSGD(net, recipe, CPU)
+    optimizer = CaffeSGD(net, recipe)
     before = net.trunk[0].weight.detach().clone()
     for rate in (0.1, 0.01):
         give(net, [np.ones(tuple(p.shape)) for _, p, _ in parameters(net)])
@@ -132,11 +133,11 @@ def test_saved_and_restored_in_the_middle_it_goes_on_alike(at):
 
     def run(break_at):
         net = stub()
-        optimizer = CaffeSGD(net, RECIPE, CPU)
+        optimizer = CaffeSGD(net, RECIPE)
         for i, rate in enumerate(rates):
             if i == break_at:
                 state = optimizer.state_dict()
-                optimizer = CaffeSGD(net, RECIPE, CPU)
+                optimizer = CaffeSGD(net, RECIPE)
                 optimizer.load_state_dict(state)
             give(net, gradients[i])
             optimizer.step(rate)
@@ -163,7 +164,7 @@ def test_groups():
 
 def test_only_the_score_layers_learn():
     net = stub()
-    CaffeSGD(net, {**RECIPE, "train_layers": "score"}, CPU)
+    CaffeSGD(net, {**RECIPE, "train_layers": "score"})
     assert not any(p.requires_grad for p in net.trunk.parameters())
     assert all(p.requires_grad for p in net.heads.parameters())
 
@@ -175,3 +176,35 @@ def test_schedules():
     assert learning_rate(poly, 5, 10) == pytest.approx(0.1 * 0.5**0.9, rel=1e-12)
     rates = [learning_rate(poly, u, 10) for u in range(10)]
     assert all(a > b > 0 for a, b in pairwise(rates))
+
+
+def test_memory_layout_changes_nothing():
+    """Weights lie channels last in training; a gradient may lie otherwise."""
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net, rng = (
+            SimpleNamespace(
+                trunk=nn.Sequential(nn.Conv2d(3, 4, 3)).double(),
+                heads=nn.ModuleDict({"s": nn.Conv2d(4, 2, 2)}).double(),
+            ),
+            np.random.default_rng(2),
+        )
+        for part in (net.trunk, net.heads):
+            for _, parameter in part.named_parameters():
+                values = torch.from_numpy(rng.normal(size=tuple(parameter.shape)))
+                parameter.data = values.to(memory_format=layout) if values.ndim == 4 else values
+        optimizer = CaffeSGD(net, RECIPE)
+        for rate in (0.1, 0.02):
+            give(net, random_gradients(net, rng))
+            optimizer.step(rate)
+        found.append([p.detach().contiguous() for _, p, _ in parameters(net)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_an_optimiser_does_not_import_the_compiler():
+    code = (
+        "import sys; from tests.test_optim import *; CaffeSGD(stub(), RECIPE);"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
