@@ -2,7 +2,9 @@ import hashlib
 import json
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from scipy.io import savemat
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import voc_palette, write_label
 from fcn.data.prepare import REPOSITORY, check_seg11valid, prepare
+from fcn.data.readers import READERS, Contents, Item
 from fcn.data.splits import resolve
 from fcn.errors import UserError
 
@@ -135,6 +138,69 @@ def test_colours_a_class_file_and_more_labels(own, tmp_path):
         for item in items(tmp_path / "prepared" / name, "train", (key,)):
             expected = np.where(truth[item["id"]] == 11, 255, truth[item["id"]])
             np.testing.assert_array_equal(item[key].numpy(), expected)
+
+
+def noise(seed: int, kind: str) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    shape = (4, 5, 3) if kind in ("image", "hha") else (4, 5)
+    top = 65536 if kind == "depth" else 256
+    return random.integers(0, top, shape, np.uint16 if kind == "depth" else np.uint8)
+
+
+def computed(definition, root, scratch) -> Contents:
+    """A reader whose inputs are functions, and that has no labels."""
+    count = definition["count"]
+    (scratch / "all.txt").write_text("\n".join(map(str, range(count))))
+    items = (
+        Item(str(i), {kind: partial(noise, i, kind) for kind in definition["kinds"]}, {})
+        for i in range(count)
+    )
+    return Contents(scratch, {}, {"all": "all.txt"}, items, "nowhere")
+
+
+def test_computed_inputs_without_labels(tmp_path, monkeypatch):
+    monkeypatch.setitem(READERS, "computed", computed)
+    definition = {"reader": "computed", "count": 66, "kinds": ["image", "depth", "hha"]}
+    definition["notes"] = ["made up"]
+    info = prepare("one", definition, tmp_path)
+    assert info["inputs"] == ["image", "depth", "hha"] and info["labels"] == []
+    assert info["classes"] == {} and info["notes"] == ["made up"]
+    place = tmp_path / "prepared/one"
+    assert (place / "index.csv").read_text().startswith("id,height,width,image,depth,hha\n0,4,5,")
+    dataset = SegmentationSet(place, "all", ("image", "depth", "hha"), ())
+    for i in (0, 65):
+        item = dataset[i]
+        np.testing.assert_array_equal(item["image"].permute(1, 2, 0), noise(i, "image"))
+        np.testing.assert_array_equal(item["depth"][0], noise(i, "depth"))
+    mean = np.mean([noise(i, "image") for i in range(66)], axis=(0, 1, 2))
+    np.testing.assert_allclose(info["mean_rgb"], mean, atol=1e-3)
+    assert prepare("two", definition, tmp_path, workers=2)["mean_rgb"] == info["mean_rgb"]
+    for path in sorted(place.rglob("*.png")):
+        other = tmp_path / "prepared/two" / path.relative_to(place)
+        assert other.read_bytes() == path.read_bytes()
+    with pytest.raises(ValueError, match=r"not uint8 \(4, 5\)"):
+        prepare("two", {**definition, "kinds": ["image", "grey"]}, tmp_path)
+
+
+def test_an_archive_of_a_single_file_is_used_as_it_is(tmp_path):
+    """Its sidecar is the one of its fetching, and the root is where it lies."""
+    root = tmp_path / "archives"
+    tree(root, ["a"])
+    lists(root, train=["a"])
+    (root / "names.txt").write_text("x\ny\nz")
+    definition: dict[str, Any] = {"reader": "folder", "archives": ["names.txt"]}
+    definition |= {
+        "classes": "names.txt",
+        "void": 255,
+        "splits": {"train": "ImageSets/Segmentation/train.txt"},
+    }
+    with pytest.raises(UserError, match=r"archives/names\.txt\.json: no such file"):
+        prepare("mine", definition, tmp_path)
+    sidecar = {"name": "names.txt", "sha256": "0" * 64, "subset": True}
+    (root / "names.txt.json").write_text(json.dumps(sidecar))
+    info = prepare("mine", definition, tmp_path)
+    assert info["archives"] == [sidecar] and info["subset"] is True
+    assert info["classes"] == {"semantic": ["x", "y", "z"]}
 
 
 def shrink(root):

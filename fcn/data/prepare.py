@@ -214,7 +214,9 @@ def _write_input(source: Input, target: Path, modes: set[str] | None) -> tuple[i
     array = source()
     kind = (array.dtype, array.shape[2:])
     if kind not in ((np.uint8, (3,)), (np.uint16, ())):
-        raise ValueError(f"an input is uint8 (H, W, 3) or uint16 (H, W), not {array.dtype}")
+        raise ValueError(
+            f"an input is uint8 (H, W, 3) or uint16 (H, W), not {array.dtype} {array.shape}"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(array)).save(target)
     height, width = array.shape[:2]

@@ -208,7 +208,8 @@ def _matlab5(path: Path, *names: str) -> list[np.ndarray]:
     from scipy.io import loadmat  # slow to import
 
     try:
-        found = loadmat(path, variable_names=names)
+        with path.open("rb") as handle:
+            found = loadmat(handle, variable_names=names)
         arrays = [np.asarray(found[name]) for name in names]
         if not all(array.ndim == 2 and array.dtype.kind in "iu" for array in arrays):
             raise ValueError("they are not matrices of integers")
