@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from fcn.files import write_json
 from fcn.nets import FCN, build
-from fcn.nets.trunks import Branches
+from fcn.nets.trunks import Branches, Streams
 from fcn.provenance import Clock
 from fcn.spec import Suite
 
 SIZE = (375, 500)  # a typical VOC image
-VOC_CLASSES = 21
+VOC = {"semantic": 21}
 
 
 def conv_layers(module: nn.Module) -> int:
@@ -22,11 +22,13 @@ def conv_layers(module: nn.Module) -> int:
         return 1
     if isinstance(module, Branches):
         return max(conv_layers(branch) for branch in module.branches)
+    if isinstance(module, Streams):
+        return max(conv_layers(trunk) for trunk in module.trunks)
     return sum(conv_layers(child) for child in module.children())
 
 
 def gflop(net: FCN, size: tuple[int, int] = SIZE) -> float:
-    """Cost of the convolutions for one (3, H, W) image in GFLOP; a multiply-add counts 2."""
+    """Cost of the convolutions for one (C, H, W) input in GFLOP; a multiply-add counts 2."""
     total = 0
 
     def count(layer: nn.Module, _: Any, out: Tensor) -> None:
@@ -36,18 +38,18 @@ def gflop(net: FCN, size: tuple[int, int] = SIZE) -> float:
 
     hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
-        net.eval()(torch.zeros(1, 3, *size, device="meta"))
+        net.eval()(torch.zeros(1, net.channels, *size, device="meta"))
     for hook in hooks:
         hook.remove()
     return total / 1e9
 
 
-def describe(net: dict[str, Any], classes: int) -> dict[str, Any]:
-    """Facts of a resolved net, all derived from its layers."""
+def describe(net: dict[str, Any], classes: dict[str, int]) -> dict[str, Any]:
+    """Facts of a resolved net with a head for each label set, all derived from its layers."""
     with torch.device("meta"):
-        built = build(net, {"semantic": classes})
-    head = built.head("semantic")
-    pool = built.trunk.classifier_pool
+        built = build(net, classes)
+    head = built.head(next(iter(classes)))
+    pool = built.streams[0].classifier_pool
     field = head.cells.receptive_field
     facts = {
         "architecture": net["architecture"],
@@ -77,14 +79,16 @@ def architecture(suite: Suite, results: Path) -> dict[str, Any]:
     A run is left out where its data set's classes are not in the configuration but in a file.
     """
     clock = Clock(torch.device("cpu"))
-    nets = {name: describe(suite.resolved_net(name), VOC_CLASSES) for name in suite.nets}
+    nets = {name: describe(suite.resolved_net(name), VOC) for name in suite.nets}
     runs = {}
     for run in suite.runs.values():
         classes = suite.datasets[run.dataset].get("classes")
-        if isinstance(classes, dict):
-            classes = classes.get("semantic")
         if isinstance(classes, list):
-            runs[run.id] = describe(run.config["net"], len(classes))
+            classes = {"semantic": classes}
+        if isinstance(classes, dict) and all(isinstance(classes.get(t), list) for t in run.labels):
+            runs[run.id] = describe(
+                run.config["net"], {task: len(classes[task]) for task in run.labels}
+            )
     result = {
         "nets": nets,
         "runs": runs,

@@ -1,16 +1,17 @@
-"""Whole nets: sizes, starts, and the identities of the paper's section 3."""
+"""Whole nets: sizes, heads, names, fusion and what is refused. Identities: test_identities.py."""
+
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fcn.errors import UserError
 from fcn.nets import build
-from fcn.nets.geometry import Geometry, through
 from fcn.nets.trunks import TRUNKS
-from fcn.nets.upsample import Upsample, bilinear_taps
+from fcn.nets.upsample import Upsample
 from fcn.spec import NET_DEFAULTS
+from fcn.weights.named import load_named, named_tensors
 
 SKIPS = {
     "alexnet": [[], ["pool2", "pool1"]],
@@ -27,11 +28,27 @@ SKIPS = {
     "googlenet": [[], ["inception_4e", "inception_3b"]],
     "googlenet-torchvision": [["inception_4a", "pool2/3x3_s2"]],
 }
+OPTIONS: list[tuple[str, dict[str, Any]]] = [  # of VGG's upper layers, and of several inputs
+    ("vgg16", {"pool5_stride": 1, "fc6_kernel": 14}),
+    ("vgg16", {"pool5_stride": 1, "fc6_dilation": 2}),
+    ("vgg19", {"pool5_stride": 1, "fc6_kernel": 14, "skips": ["pool3"]}),
+    ("alexnet", {"pool5_stride": 1, "fc6_dilation": 2, "skips": ["pool1"]}),
+    ("vgg16", {"inputs": ["image", "depth"]}),
+    ("vgg16", {"inputs": ["image", "hha"], "fusion": "late", "skips": ["pool4"]}),
+    ("googlenet", {"average_pool": True}),
+    ("vgg16", {"null_background": True, "skip_fusion": "max", "skips": ["pool4"]}),
+]
 CASES = [
-    (architecture, padding, skips)
-    for architecture, several in SKIPS.items()
+    (architecture, {"padding": padding, **change})
     for padding in ("reference", "tight")
-    for skips in several
+    for architecture, change in [
+        *(
+            (name, dict[str, Any](skips=skips))
+            for name, several in SKIPS.items()
+            for skips in several
+        ),
+        *OPTIONS,
+    ]
 ]
 
 
@@ -65,19 +82,17 @@ def test_every_architecture_is_covered():
 
 def scores_of(net, height, width):
     with torch.inference_mode():
-        return net(torch.zeros(1, 3, height, width, device="meta"))["semantic"]
+        return net(torch.zeros(1, net.channels, height, width, device="meta"))["semantic"]
 
 
-@pytest.mark.parametrize("architecture, padding, skips", CASES)
-def test_scores_have_the_size_of_the_image(architecture, padding, skips):
+@pytest.mark.parametrize("architecture, change", CASES)
+def test_scores_have_the_size_of_the_image(architecture, change):
     """On the meta device: at every size to beyond the stride, and some more."""
     with torch.device("meta"):
-        net = build(
-            configuration(architecture, padding=padding, skips=skips), {"semantic": 3}
-        ).eval()
+        net = build(configuration(architecture, **change), {"semantic": 3}).eval()
     least = net.least
     net.least = 1
-    sizes = [*range(1, 42), 63, 64, 65, 66, 70, 97, 499]
+    sizes = sorted({*range(1, 42), least - 1, least, 63, 64, 65, 66, 70, 97, 499} - {0})
     works = []
     for n in sizes:
         try:
@@ -90,7 +105,8 @@ def test_scores_have_the_size_of_the_image(architecture, padding, skips):
             assert scores_of(net, 71, n).shape == (1, 3, 71, n)
     assert least == works[0]
     assert works == [n for n in sizes if n >= least]
-    if padding == "reference" or architecture.startswith("vgg"):
+    smaller = change.get("pool5_stride") == 1 and change["padding"] == "tight"
+    if (change["padding"] == "reference" or architecture.startswith("vgg")) and not smaller:
         assert least == 1
 
 
@@ -218,6 +234,136 @@ def test_two_label_sets_share_the_trunk():
     assert {"score_fr_sem", "score_fr_geo", "score_pool4_sem", "upscore16_geo"} <= names
 
 
+def test_late_fusion_has_the_names_of_the_authors():
+    """nyud-fcn32s-color-hha: every layer of a stream carries its suffix, upsampling is shared."""
+    net = slim("vgg16", inputs=["image", "hha"], fusion="late", skips=["pool4"])
+    layers = {key.rsplit(".", 1)[0] for key in named_tensors(net)}
+    plain = {key.rsplit(".", 1)[0] for key in named_tensors(slim("vgg16", skips=["pool4"]))}
+    shared = {"upscore2", "upscore16"}
+    assert layers == shared | {
+        name + suffix for name in plain - shared for suffix in ("color", "hha")
+    }
+
+
+@pytest.mark.parametrize(
+    "architecture, inputs, first, channels",
+    [
+        ("vgg16", ["image", "depth"], "conv1_1_bgrd", 4),  # nyud-fcn32s-color-d
+        ("vgg16", ["hha"], "conv1_1", 3),  # nyud-fcn32s-hha
+        ("vgg16", ["depth"], "conv1_1", 1),
+        ("alexnet", ["image", "hha"], "conv1_bgrhha", 6),
+        ("googlenet", ["depth", "image", "hha"], "conv1/7x7_s2_dbgrhha", 7),
+    ],
+)
+def test_joined_inputs_rename_and_widen_the_first_layer_only(architecture, inputs, first, channels):
+    net = slim(architecture, inputs=inputs)
+    plain = slim(architecture)
+    ours = {key: tuple(value.shape) for key, value in named_tensors(net).items()}
+    theirs = {key: tuple(value.shape) for key, value in named_tensors(plain).items()}
+    trunk = net.streams[0]
+    assert net.channels == channels and trunk.first == first
+    assert ours.pop(f"{first}.weight")[1] == channels
+    assert ours.pop(f"{first}.bias")
+    for kind in ("weight", "bias"):
+        del theirs[f"{plain.streams[0].first}.{kind}"]
+    assert ours == theirs
+    assert net(torch.zeros(1, channels, 200, 230))["semantic"].shape == (1, 2, 200, 230)
+
+
+@pytest.mark.parametrize("weights", [None, [1, 1], [0.25, -2.0]])
+@pytest.mark.parametrize("change", [{}, {"skips": ["pool4", "pool3"]}, {"padding": "tight"}])
+def test_late_fusion_is_the_weighted_sum_of_two_nets(weights, change):
+    """Upsampling is linear: the scores of two nets alone, weighted, are those of the fusion."""
+    fused = slim("vgg16", inputs=["image", "hha"], fusion="late", fusion_weights=weights, **change)
+    randomise(fused)
+    x = torch.randn(2, 6, 40, 33, generator=torch.Generator().manual_seed(4))
+    expected = torch.zeros(())
+    with torch.inference_mode():
+        for factor, suffix, part in zip(
+            weights or [0.5, 0.5], ("color", "hha"), x.split(3, dim=1), strict=True
+        ):
+            one = slim("vgg16", **change)
+            own = named_tensors(fused)
+            found = {}
+            for key in named_tensors(one):
+                layer, kind = key.rsplit(".", 1)
+                found[key] = own[key if "upscore" in key else f"{layer}{suffix}.{kind}"]
+            assert load_named(one, found, "the fused net") == []
+            expected = expected + factor * one(part)["semantic"]
+        scores = fused(x)["semantic"]
+    scale = float(expected.abs().max())
+    assert expected.std() > 0.01 * scale > 0
+    torch.testing.assert_close(scores / scale, expected / scale, rtol=0, atol=3e-6)
+
+
+def test_a_null_background_is_the_constant_0_before_the_scored_classes():
+    """PAMI section 6.1: as if the background's filters were zero; its scores cannot be learned."""
+    null = randomise(slim("vgg16", classes=4, skips=["pool4"], null_background=True))
+    full = slim("vgg16", classes=4, skips=["pool4"])
+    found = {}
+    for key, value in named_tensors(null).items():
+        fixed = key.startswith("upscore")
+        found[key] = value if not key.startswith("score") else torch.cat([0 * value[:1], value])
+        if fixed:
+            found[key] = named_tensors(full)[key]
+    load_named(full, found, "null")
+    image = torch.randn(2, 3, 30, 41, generator=torch.Generator().manual_seed(4))
+    scores = null(image)["semantic"]
+    assert scores.shape == (2, 4, 30, 41)
+    assert not scores[:, 0].any() and scores[:, 1:].std() > 0
+    torch.testing.assert_close(scores, full(image)["semantic"])
+    assert [p.shape[0] for n, p in null.named_parameters() if ".score_" in n] == [3] * 4
+
+
+def test_max_fusion_takes_the_larger_score_and_sends_it_the_gradient():
+    """CVPR footnote 6. Where the skip wins, the layers above get no gradient, and the reverse."""
+    net = randomise(slim("vgg16", skips=["pool4"], skip_fusion="max"))
+    image = torch.randn(1, 3, 60, 60, generator=torch.Generator().manual_seed(4))
+    layers = dict(net.head("semantic").named_children())
+    with torch.inference_mode():
+        features = net.trunk(image, net.wanted)
+        up = layers["upscore2"](layers["score_fr"](features["drop7"]), (0, 0), (8, 8))
+        skip = layers["score_pool4"](features["pool4"])[:, :, 5:13, 5:13]
+        assert 0 < float((up > skip).float().mean()) < 1
+        expected = layers["upscore16"](torch.maximum(up, skip), (27, 27), (60, 60))
+        torch.testing.assert_close(net(image)["semantic"], expected)
+    for bias, loser in ((1e6, "score_fr"), (-1e6, "score_pool4")):
+        layers["score_pool4"].bias.data.fill_(bias)
+        net.zero_grad()
+        net(image)["semantic"].sum().backward()
+        winner = "score_pool4" if loser == "score_fr" else "score_fr"
+        assert layers[winner].weight.grad.abs().max() > 0
+        assert layers[loser].weight.grad is None or not layers[loser].weight.grad.any()
+
+
+@pytest.mark.parametrize("interpolation", ["fixed", "learned"])
+def test_every_upsampling_of_fcn2s_is_a_layer_of_its_own(interpolation):
+    """It begins and ends with a factor of 2; the last one is fixed always."""
+    skips = ["pool4", "pool3", "pool2", "pool1"]
+    net = slim("vgg16", skips=skips, interpolation=interpolation)
+    ups = {n: m for n, m in net.head("semantic").named_children() if isinstance(m, Upsample)}
+    assert {name: layer.stride for name, layer in ups.items()} == {
+        "upscore2": 2, "upscore_pool4": 2, "upscore_pool3": 2, "upscore_pool2": 2,
+        "upscore_pool1": 2,
+    }  # fmt: skip
+    learned = [name for name, layer in ups.items() if layer.learned]
+    assert len(learned) == (4 if interpolation == "learned" else 0)
+    assert "upscore_pool1" not in learned
+
+
+def test_dilated_fc6_after_pool5_of_stride_1_has_every_cell_of_the_net():
+    """The same weights: every other cell, after that of its padding, is FCN-32s's."""
+    dense = randomise(slim("vgg16", pool5_stride=1, fc6_dilation=2))
+    coarse = slim("vgg16")
+    coarse.trunk.load_state_dict(dense.trunk.state_dict())
+    image = torch.randn(1, 3, 300, 300, generator=torch.Generator().manual_seed(4)) * 50
+    with torch.inference_mode():
+        many = dense.trunk(image, dense.wanted)["drop7"]
+        few = coarse.trunk(image, coarse.wanted)["drop7"]
+    assert few.std() > 0 and many.shape[2] >= 2 * few.shape[2] - 1
+    torch.testing.assert_close(many[:, :, 1::2, 1::2][:, :, :9, :9], few[:, :, :9, :9])
+
+
 def test_truncated_nets_lack_what_they_do_not_use():
     names = [name for name, _ in slim("vgg16", top="pool3").trunk.layers.named_children()]
     assert names[-1] == "pool3" and "conv4_1" not in names
@@ -231,11 +377,25 @@ def test_truncated_nets_lack_what_they_do_not_use():
         ({"skips": ["pool3", "pool4"]}, "coarse to fine"),
         ({"skips": ["pool5"]}, "coarse to fine"),
         ({"padding": "none"}, "'none' is not known; .*reference, tight"),
+        ({"inputs": ["image", "infrared"]}, "inputs are of image, depth, hha, not .'infrared'"),
+        ({"fusion_weights": [1, 1]}, "has 1 stream"),
+        (
+            {"inputs": ["image", "hha"], "fusion": "late", "fusion_weights": [1]},
+            "one for each of its inputs; this net has 2 streams",
+        ),
+        ({"architecture": "googlenet", "pool5_stride": 1}, "GoogLeNet has no such layer"),
+        ({"architecture": "googlenet", "fc6_dilation": 2}, "fc6_dilation is for AlexNet and VGG"),
+        ({"pool5_stride": 1, "skips": ["pool4"]}, "skip pool4 has stride 16, the map above it 16"),
     ],
 )
 def test_impossible_nets_are_refused(change, message):
     with pytest.raises(UserError, match=message):
-        slim("vgg16", **change)
+        slim(**{"architecture": "vgg16", **change})
+
+
+def test_a_null_background_needs_another_class():
+    with pytest.raises(UserError, match="needs a class besides the background"):
+        slim("vgg16", classes=1, null_background=True)
 
 
 def test_unknown_architecture_is_refused():
@@ -248,95 +408,6 @@ def test_dropout_is_where_the_classifier_has_it():
         modules = slim(architecture, dropout=0.25).modules()
         rates = [module.p for module in modules if isinstance(module, nn.Dropout)]
         assert rates == [0.25] * count
-
-
-# ------------------------------------------------------------ identities of the paper's section 3
-
-
-def unpadded(net):
-    """The trunk's layers with padding taken away, so that a cell sees nothing but pixels."""
-    for module in net.trunk.layers.modules():
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
-            module.padding = (0, 0) if isinstance(module, nn.Conv2d) else 0
-    return net.trunk.layers.double().eval()
-
-
-@pytest.mark.parametrize(
-    "architecture, change", [("vgg16", {"fc6_kernel": 2}), ("alexnet", {"fc6_kernel": 6})]
-)
-def test_a_cell_is_the_classifier_on_its_receptive_field(architecture, change):
-    """Section 3.1, "convolutionalised": exact where no padding is in the way."""
-    layers = unpadded(randomise(slim(architecture, **change)))
-    geometry = through(Geometry(), layers)
-    field, stride = geometry.receptive_field, int(geometry.stride)
-    assert geometry.start == (field - 1) / 2
-    size = (field + 2 * stride, field + 3 * stride)
-    image = 50 * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(5)).double()
-    with torch.inference_mode():
-        maps = layers(image)
-        assert maps.shape[2:] == (3, 4)
-        assert maps.std() > 0
-        for i in range(3):
-            for j in range(4):
-                top, left = i * stride, j * stride
-                crop = image[:, :, top : top + field, left : left + field]
-                cell = layers(crop)
-                assert cell.shape[2:] == (1, 1)
-                torch.testing.assert_close(cell[..., 0, 0], maps[..., i, j], rtol=1e-10, atol=0)
-
-
-def test_gradient_of_a_spatial_sum_is_the_sum_over_patches():
-    """Section 3: training on whole images is training on all their patches at once."""
-    layers = unpadded(randomise(slim("vgg16", fc6_kernel=1, top="pool4")))
-    geometry = through(Geometry(), layers)
-    field, stride = geometry.receptive_field, int(geometry.stride)
-    image = 50 * torch.randn(1, 3, field + stride, field + 2 * stride).double()
-    truth = torch.randint(0, 4, (1, 2, 3))
-
-    def gradients(maps, labels):
-        loss = F.cross_entropy(maps, labels, reduction="sum")
-        return torch.autograd.grad(loss, list(layers.parameters()))
-
-    whole = gradients(layers(image), truth)
-    summed = [torch.zeros_like(g) for g in whole]
-    for i in range(2):
-        for j in range(3):
-            top, left = i * stride, j * stride
-            crop = image[:, :, top : top + field, left : left + field]
-            for total, part in zip(
-                summed, gradients(layers(crop), truth[:, i : i + 1, j : j + 1]), strict=True
-            ):
-                total += part
-    assert max(float(g.abs().max()) for g in whole) > 1e-3
-    for one, other in zip(whole, summed, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9 * float(other.abs().max()))
-
-
-def deconvolution(maps, kernel, stride):
-    taps = bilinear_taps(kernel)
-    weight = torch.outer(taps, taps).to(maps).expand(maps.shape[1], 1, -1, -1)
-    return F.conv_transpose2d(maps, weight, stride=stride, groups=maps.shape[1])
-
-
-def test_fusing_is_concatenating_and_one_convolution():
-    """Section 4.2: summed scores of two layers are a 1x1 convolution over both their features."""
-    net = randomise(slim("vgg16", classes=3, skips=["pool4"]))
-    head = net.head("semantic")
-    layers = dict(head.named_children())
-    layers["score_fr"].bias.data.zero_()  # a constant does not survive the border of the upsampling
-    image = torch.randn(1, 3, 70, 45, generator=torch.Generator().manual_seed(2))
-    with torch.inference_mode():
-        features = net.trunk(image, net.wanted)
-        up = deconvolution(features["drop7"], 4, 2)
-        height, width = up.shape[2:]
-        both = torch.cat([up, features["pool4"][:, :, 5 : 5 + height, 5 : 5 + width]], 1)
-        weight = torch.cat([layers["score_fr"].weight, layers["score_pool4"].weight], 1)
-        fused = F.conv2d(both, weight, layers["score_pool4"].bias)
-        expected = deconvolution(fused, 32, 16)[:, :, 27 : 27 + 70, 27 : 27 + 45]
-        found = net(image)["semantic"]
-    assert found.std() > 0
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=2e-6)
 
 
 def test_every_fixed_upsampling_of_the_paper_is_fast(named_nets):

@@ -4,7 +4,6 @@ A trunk is a Sequential whose children keep the names of the Caffe layers (``con
 ``inception_3a/1x1``), so that released weights load by name. Poolings round sizes up, as Caffe's.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fcn.errors import UserError
-from fcn.nets.geometry import Geometry, through
+from fcn.nets.geometry import Geometry, cells_after, through
 from fcn.nets.norm import LocalResponseNorm
 from fcn.spec import NET_OPTIONS
 
@@ -153,14 +152,26 @@ class Streams(nn.Module):
 
 
 def _fc6_padding(layers: Layers, kernel: int, dilation: int) -> int:
-    """The least, in cells, with which the upsampled scores still cover the image.
+    """The least, in cells, with which the upsampled scores cover images of every size.
 
-    0 for the classifiers' own kernels; a 14x14 kernel after a pool5 of stride 1 is wider than
-    7x7 after stride 2 by half a (coarse) cell, which the reference padding does not hold.
+    0 for the classifiers' own kernels. After a pool5 of stride 1 the 100 pixels of the reference
+    padding do not hold what is as wide as before on a map of half the stride.
     """
-    geometry = through(Geometry(), layers.sequential).window(kernel, 1, 0, dilation)
-    reach = geometry.stride - 1  # of the bilinear kernel, beyond the centre of its cell
-    return max(0, math.ceil((geometry.start - reach) / geometry.stride))
+    fc6 = through(Geometry(), layers.sequential).window(kernel, 1, 0, dilation)
+    stride = int(fc6.stride)
+    sides = range(1, stride + 1)  # whatever happens at the far border repeats with the stride
+    before = [cells_after(side, layers.sequential) - dilation * (kernel - 1) for side in sides]
+    reach = stride - 1  # of the bilinear kernel, beyond the centre of its cell
+    padding = 0
+    while True:
+        start = fc6.start - padding * stride
+        if start <= reach and all(
+            cells + 2 * padding > 0
+            and start + stride * (cells + 2 * padding - 1) + reach >= side - 1
+            for side, cells in zip(sides, before, strict=True)
+        ):
+            return padding
+        padding += 1
 
 
 def _fully_connected(
