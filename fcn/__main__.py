@@ -57,9 +57,12 @@ def _extract(args: argparse.Namespace) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from fcn.data.prepare import check_seg11valid, prepare
 
-    definition = _known("data set", args.name, _suite(args).datasets)
+    suite = _suite(args)
+    definition = _known("data set", args.name, suite.datasets)
     for archive in definition.get("archives", []):
-        _need(args.data_dir / "extracted" / f"{archive}.json", f"extract {archive}", args)
+        sidecar = suite.sidecar(archive)
+        stage = "extract" if sidecar.startswith("extracted") else "fetch"
+        _need(args.data_dir / sidecar, f"{stage} {archive}", args)
     info = prepare(args.name, definition, args.data_dir, workers=args.threads)
     if {"voc2011", "sbd"} <= {p.name for p in (args.data_dir / "prepared").iterdir()}:
         print(check_seg11valid(args.data_dir), file=sys.stderr)

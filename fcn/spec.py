@@ -23,6 +23,8 @@ from fcn.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "config"
 
+UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
+
 NET_DEFAULTS: dict[str, Any] = {
     "skips": [],
     "top": None,
@@ -202,6 +204,11 @@ class Suite:
         net = _merge(NET_DEFAULTS, _resolve("net", name, self.nets, str(self.path)))
         net.pop("gflop", None)
         return net
+
+    @staticmethod
+    def sidecar(archive: str) -> str:
+        """What says that an archive is ready to be read, below the data folder."""
+        return f"{'extracted' if archive.endswith(UNPACKED) else 'archives'}/{archive}.json"
 
     def archives_of(self, dataset: str) -> list[str]:
         return list(self.datasets[dataset].get("archives", []))

@@ -18,8 +18,8 @@ from fcn.data.download import TIMEOUT_S, DownloadError, discard, download, part_
 from fcn.data.unpack import unpack
 from fcn.errors import UserError
 from fcn.files import atomic_dir, atomic_file, read_json, write_json
+from fcn.spec import UNPACKED
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 SUMS = "SHA256SUMS"
 
 
@@ -57,8 +57,8 @@ def extract(name: str, data_dir: str | Path) -> dict[str, Any]:
     Done once for one archive. A damaged archive, or one with a member that would leave the folder,
     is a UserError, and nothing is left.
     """
-    if not name.endswith(ARCHIVES):
-        raise UserError(f"{name}: not an archive ({', '.join(ARCHIVES)}); it is used as it is.")
+    if not name.endswith(UNPACKED):
+        raise UserError(f"{name}: not an archive ({', '.join(UNPACKED)}); it is used as it is.")
     path = Path(data_dir) / "archives" / name
     target = Path(data_dir) / "extracted" / name
     sidecar = target.with_name(f"{name}.json")

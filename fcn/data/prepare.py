@@ -15,12 +15,12 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from fcn.data.archives import ARCHIVES
 from fcn.data.labels import VOID, label_png
 from fcn.data.readers import READERS, Input, Item
 from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
 from fcn.files import atomic_dir, read_json, write_json, write_text
+from fcn.spec import UNPACKED
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEAN_SAMPLE = 500  # images of the training split that the mean colour is measured over
@@ -124,7 +124,7 @@ def check_seg11valid(data_dir: str | Path, base: Path = REPOSITORY) -> str:
 
 
 def _packed(archive: str) -> bool:
-    return archive.endswith(ARCHIVES)
+    return archive.endswith(UNPACKED)
 
 
 def _archive(archive: str, data_dir: Path) -> dict[str, Any]:

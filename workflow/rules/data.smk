@@ -41,7 +41,7 @@ rule extract:
 
 rule prepare:
     input:
-        lambda w: [f"{DATA}/extracted/{a}.json" for a in SUITE.archives_of(w.dataset)],
+        lambda w: [f"{DATA}/{SUITE.sidecar(a)}" for a in SUITE.archives_of(w.dataset)],
     output:
         f"{DATA}/prepared/{{dataset}}/dataset.json",
     params:
