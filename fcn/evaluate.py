@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from fcn.data.dataset import JoinedSet, SegmentationSet
@@ -18,6 +19,7 @@ from fcn.files import atomic_file, read_json, write_json
 from fcn.inputs import input_names, net_input
 from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
+from fcn.nets.dense import dense_scores
 from fcn.provenance import Clock
 from fcn.rle import encode_prediction, write_predictions
 from fcn.spec import Run
@@ -31,6 +33,14 @@ class Evaluation:
     matrices: dict[str, ConfusionMatrix]
     ids: list[str]
     seconds: float
+
+
+def label(net: FCN, batch: dict[str, Any], run: Run, device: torch.device) -> dict[str, Tensor]:
+    """(N, H, W) uint8 labels of a batch by label set: the argmax of the scores, at image size."""
+    x = net_input(batch, run, device, "test")
+    dense = run.config.get("inference")
+    scores = net(x) if dense is None else dense_scores(net, x, **dense)
+    return {task: scores[task].argmax(1).to(torch.uint8) for task in run.labels}
 
 
 def evaluate(
@@ -53,18 +63,11 @@ def evaluate(
     net.eval()
     started = time.perf_counter()
     groups = [[i] for i in range(len(dataset))]
-    dense = run.config.get("inference")
-    if dense is not None:
-        from fcn.nets.dense import dense_scores
     with torch.inference_mode(), arithmetic(precision, device):
         for batch in progress(loader(dataset, groups, workers, device.type == "cuda")):
-            x = net_input(batch, run, device, "test")
-            scores = net(x) if dense is None else dense_scores(net, x, **dense)
-            labels = {}
+            labels = label(net, batch, run, device)
             for task, matrix in matrices.items():
-                predicted = scores[task].argmax(1).to(torch.uint8)
-                matrix.update(batch[task].to(device, non_blocking=True), predicted)
-                labels[task] = predicted
+                matrix.update(batch[task].to(device, non_blocking=True), labels[task])
             if keep:
                 keep(batch["id"][0], {task: p[0].cpu().numpy() for task, p in labels.items()})
     if device.type == "cuda":

@@ -20,9 +20,9 @@ from fcn.data.labels import label_png, voc_palette
 from fcn.data.stream import loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
-from fcn.evaluate import check_sizes
+from fcn.evaluate import check_sizes, label
 from fcn.files import atomic_file, digest, read_json, write_json
-from fcn.inputs import input_names, net_input
+from fcn.inputs import input_names
 from fcn.nets import build
 from fcn.provenance import Clock
 from fcn.spec import CONFIG, Run, check, read_yaml, unknown
@@ -123,8 +123,8 @@ def submit(
             for batch in tqdm(
                 batches, run.id, len(dataset), unit="img", mininterval=1.0, dynamic_ncols=True
             ):
-                scores = net(net_input(batch, run, device, "test"))["semantic"]
-                yield batch["id"][0], scores[0].argmax(0).to(torch.uint8).cpu().numpy()
+                labels = label(net, batch, run, device)["semantic"]
+                yield batch["id"][0], labels[0].cpu().numpy()
 
     number = competition(run, runs, year)
     with atomic_file(out) as temporary:
@@ -174,8 +174,8 @@ def write_archive(path: Path, labels: Iterator[tuple[str, np.ndarray]], folder: 
         gzip.GzipFile("", "wb", fileobj=handle, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
-        for name, label in labels:
-            content = label_png(label)
+        for name, values in labels:
+            content = label_png(values)
             member = tarfile.TarInfo(f"{folder}/{name}.png")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
