@@ -17,6 +17,7 @@ from PIL import Image
 from fcn.__main__ import main
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import label_png, voc_palette
+from fcn.data.prepare import prepare
 from fcn.errors import UserError
 from fcn.files import digest, read_json, write_json
 from fcn.nets import build
@@ -42,23 +43,21 @@ CLASSES = read_yaml(CONFIG / "datasets.yaml")["voc2012"]["classes"]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A data folder with the images of a test list, prepared without labels."""
+    """A data folder with the images of a test list, unpacked as the devkit and prepared."""
     data = tmp_path_factory.mktemp("test-set")
-    folder = data / "prepared" / "voc2012test"
-    (folder / "images").mkdir(parents=True)
-    (folder / "splits").mkdir()
-    rows = ["id,height,width,image"]
+    definition = read_yaml(CONFIG / "datasets.yaml")["voc2012test"]
+    (archive,) = definition["archives"]
+    root = data / "extracted" / archive / definition["root"]
+    (root / "JPEGImages").mkdir(parents=True)
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
     rng = np.random.default_rng(4)
     for name, (height, width) in SIZES.items():
         pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"images/{name}.png")
-        rows.append(f"{name},{height},{width},images/{name}.png")
-    (folder / "index.csv").write_text("\n".join(rows) + "\n")
-    (folder / "splits/test.txt").write_text("".join(f"{name}\n" for name in SIZES))
-    info = {"name": "voc2012test", "classes": {}, "splits": {"test": 3}, "inputs": ["image"]}
-    archive = {"name": "VOC2012test.tar", "sha256": "0", "size": 1, "subset": True}
-    info |= {"labels": [], "archives": [archive], "subset": True, "notes": []}
-    write_json(folder / "dataset.json", info)
+        Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg")
+    (root / "ImageSets/Segmentation/test.txt").write_text("".join(f"{name}\n" for name in SIZES))
+    about = {"name": archive, "sha256": "0", "size": 1, "subset": True}
+    write_json(data / "extracted" / f"{archive}.json", {"archive": about, "members": 4})
+    prepare("voc2012test", definition, data)
     return data
 
 
@@ -266,11 +265,11 @@ def test_a_run_labels_the_test_images(trained, listed, one_thread):
 
 def test_nothing_stands_where_labelling_fails(trained, capsys):
     _, _, data, results = trained
-    image = data / f"prepared/voc2012test/images/{FIRST}.png"
+    image = data / f"prepared/voc2012test/images/{FIRST}.jpg"
     image.write_bytes(image.read_bytes()[:100])
     before = sorted(results.rglob("*"))
     assert command(trained, "run") == 2
-    assert f"{FIRST}.png: not readable" in capsys.readouterr().err
+    assert f"{FIRST}.jpg: not readable" in capsys.readouterr().err
     assert sorted(results.rglob("*")) == before
 
 
