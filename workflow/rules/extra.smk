@@ -30,7 +30,7 @@ rule archive_of_labels:
         f"{DATA}/prepared/{{test}}/dataset.json",
     output:
         "results/{dataset}/{run}/seed{seed}/{test}.json",
-        "results/{dataset}/{run}/seed{seed}/{test}.tgz",
+        archive="results/{dataset}/{run}/seed{seed}/{test}.tgz",
     wildcard_constraints:
         test="|".join(SERVER_SETS.values()),
     log:
@@ -45,7 +45,7 @@ rule archive_of_labels:
         gpu_share=SHARE,
     shell:
         "python -m fcn submission {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
-        "--dataset {wildcards.test} --out {output[1]} --data-dir '{DATA}' --device {config[device]} "
+        "--dataset {wildcards.test} --out {output.archive} --data-dir '{DATA}' --device {config[device]} "
         "--threads {threads} > {log} 2>&1"
 
 
