@@ -9,7 +9,7 @@ from torch import nn
 
 from fcn.nets import build
 from fcn.nets.trunks import build_trunk
-from fcn.spec import CONFIG, NET_DEFAULTS, read_yaml
+from fcn.spec import NET_DEFAULTS, load_suite
 from fcn.weights.caffemodel import load_into, read, write
 from tests import caffe_oracle
 
@@ -22,12 +22,7 @@ HIDDEN = 96
 
 
 def configuration(name, **change):
-    nets = read_yaml(CONFIG / "nets.yaml")
-    entry = nets[name]
-    base = nets[entry["base"]] if "base" in entry else {}
-    net = {**NET_DEFAULTS, **base, **entry, **change}
-    net.pop("base", None)
-    return net
+    return {**load_suite("voc-subset").resolved_net(name), **change}
 
 
 @pytest.fixture
@@ -131,6 +126,117 @@ def test_a_wrong_net_would_be_noticed(quick_start, narrow_vgg):
             assert difference(head(features, (13, 34)).numpy(), right) > 100 * TOLERANCE
             head.steps[k] = steps[k]
         assert difference(head(features, (13, 34)).numpy(), right) == 0
+
+
+# ------------------------------------------------- several inputs and heads, in the authors' names
+
+SLIM = {"width": 0.0625, "hidden": 12}
+SLIM_BLOCKS = ((2, 4), (2, 8), (3, 16), (3, 32), (3, 32))
+
+
+def slim_definition(size, channels):
+    """An empty definition whose input has ``channels``."""
+    net = caffe_oracle.Definition(size)
+    net.lines[0] = net.lines[0].replace("dim: 3 ", f"dim: {channels} ")
+    net.channels["data"] = channels
+    return net
+
+
+def slim_trunk(net, bottom, suffix="", first="conv1_1"):
+    """VGG16 with few channels up to fc7, every name with ``suffix``."""
+    for block, (count, out) in enumerate(SLIM_BLOCKS, start=1):
+        for i in range(1, count + 1):
+            start = (block, i) == (1, 1)
+            name = first if start else f"conv{block}_{i}"
+            bottom = net.conv(name + suffix, bottom, out, 3, pad=100 if start else 1)
+        bottom = net.pool(f"pool{block}{suffix}", bottom, 2, 2)
+    net.conv(f"fc6{suffix}", bottom, SLIM["hidden"], 7)
+    return net.conv(f"fc7{suffix}", f"fc6{suffix}", SLIM["hidden"], 1)
+
+
+def early_fusion(size):
+    """nyud-fcn32s-color-d."""
+    net = slim_definition(size, 4)
+    slim_trunk(net, "data", first="conv1_1_bgrd")
+    net.conv("score_fr", "fc7", caffe_oracle.CLASSES, 1, relu=False)
+    net.crop("score", net.upsample("upscore", "score_fr", 64, 32), "data", 19)
+    return net
+
+
+def average(net, name, first, second):
+    return net.layer(
+        name, "Eltwise", [first, second], "eltwise_param { operation: SUM coeff: 0.5 coeff: 0.5 }"
+    )
+
+
+def late_fusion(size, skip):
+    """nyud-fcn32s-color-hha; with ``skip`` the FCN-16s of CVPR Table 4, named in the same way."""
+    net = slim_definition(size, 6)
+    net.lines.append(
+        'layer { name: "slice" type: "Slice" bottom: "data" top: "color" top: "hha" '
+        "slice_param { axis: 1 slice_point: 3 } }"
+    )
+    net.channels |= {"color": 3, "hha": 3}
+    for stream in ("color", "hha"):
+        slim_trunk(net, stream, stream)
+        net.conv(f"score_fr{stream}", f"fc7{stream}", caffe_oracle.CLASSES, 1, relu=False)
+    fused = average(net, "score_fused", "score_frcolor", "score_frhha")
+    if not skip:
+        net.crop("score", net.upsample("upscore", fused, 64, 32), "data", 19)
+        return net
+    up = net.upsample("upscore2", fused, 4, 2)
+    for stream in ("color", "hha"):
+        net.conv(f"score_pool4{stream}", f"pool4{stream}", caffe_oracle.CLASSES, 1, relu=False)
+    pool4 = average(net, "score_pool4", "score_pool4color", "score_pool4hha")
+    fused = net.add("fuse_pool4", up, net.crop("score_pool4c", pool4, up, 5))
+    net.crop("score", net.upsample("upscore16", fused, 32, 16), "data", 27)
+    return net
+
+
+def two_heads(size):
+    """siftflow-fcn8s."""
+    net = slim_definition(size, 3)
+    slim_trunk(net, "data")
+    for head in ("_sem", "_geo"):
+        score = net.conv(f"score_fr{head}", "fc7", caffe_oracle.CLASSES, 1, relu=False)
+        up = net.upsample(f"upscore2{head}", score, 4, 2)
+        for pool, following, kernel, stride, offset in (
+            ("pool4", f"upscore_pool4{head}", 4, 2, 5),
+            ("pool3", f"upscore8{head}", 16, 8, 9),
+        ):
+            name = f"score_{pool}{head}"
+            net.conv(name, pool, caffe_oracle.CLASSES, 1, relu=False)
+            fused = net.add(f"fuse_{pool}{head}", up, net.crop(f"{name}c", name, up, offset))
+            up = net.upsample(following, fused, kernel, stride)
+        net.crop(f"score{head}", up, "data", 31)
+    return net
+
+
+@pytest.mark.parametrize(
+    "name, definition, outputs",
+    [
+        ("nyud-fcn32s-color-d", early_fusion, ["score"]),
+        ("nyud-fcn32s-color-hha", lambda size: late_fusion(size, skip=False), ["score"]),
+        ("nyud-fcn16s-color-hha", lambda size: late_fusion(size, skip=True), ["score"]),
+        ("siftflow-fcn8s", two_heads, ["score_sem", "score_geo"]),
+    ],
+)
+def test_nets_of_the_other_data_sets(tmp_path, name, definition, outputs):
+    """Weights load by the authors' names, all of them, and give the authors' scores."""
+    path = tmp_path / "net.caffemodel"
+    size = (41, 58)
+    oracle = definition(size)
+    write(path, caffe_oracle.random_weights([oracle], seed=0))
+    classes = dict.fromkeys(["semantic", "geometric"][: len(outputs)], caffe_oracle.CLASSES)
+    net = build(configuration(name, **SLIM), classes).eval()
+    report = load_into(net, read(path))
+    assert not report.missing_in_file and not report.unused_in_file
+    pixels = np.random.default_rng(1).normal(0, 60, (1, net.channels, *size)).astype(np.float32)
+    expected = caffe_oracle.forward(oracle.text, path, pixels, outputs)
+    with torch.inference_mode():
+        found = net(torch.from_numpy(pixels))
+    for task, output in zip(classes, outputs, strict=True):
+        assert difference(found[task].numpy(), expected[output]) < TOLERANCE
 
 
 def test_at_once_scales_are_the_authors():
