@@ -176,14 +176,20 @@ def _parent(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, 
 def _continue(net: FCN, tensors: dict[str, Tensor], source: str, names: dict[str, str]) -> None:
     """Copy a parent's weights; ``names``: of ours that it is to fill -> what the parent calls it.
 
-    What it lacks in score layers and upsampling keeps its start; a trunk layer is a UserError.
+    What it lacks in score layers, and upsampling that it lacks or has for another factor, keeps its
+    start; a trunk layer that it lacks is a UserError.
     """
     found = {own: tensors[theirs] for own, theirs in names.items() if theirs in tensors}
-    load_named(net, found, source, partial=True)
     heads = named_tensors(net.heads)
     lost = [own for own in names if own not in found and own not in heads]
     if lost:
         raise UserError(f"{source}: lacks {', '.join(lost[:4])}, which the net needs.")
+    other = [
+        own
+        for own, value in found.items()
+        if own.startswith("upscore") and value.shape[2:] != heads[own].shape[2:]
+    ]
+    load_named(net, {own: v for own, v in found.items() if own not in other}, source, partial=True)
 
 
 def _start_streams(
