@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from fcn.errors import UserError
 from fcn.files import write_json
-from fcn.nets.trunks import CHANNELS
+from fcn.nets import CHANNELS, build
 from fcn.weights.backbone import first_filters, initialise, start
 from fcn.weights.caffemodel import Layer, write
 from fcn.weights.named import named_tensors, save
-from tests.test_nets import slim
+from tests.test_nets import configuration, slim
 
 LATE = {"inputs": ["image", "hha"], "fusion": "late"}
 SUFFIX = {"image": "color", "hha": "hha", "depth": "depth"}
@@ -198,8 +198,6 @@ def runs(**hashes):
 )
 def test_late_fusion_from_two_runs_is_their_average(parent, tmp_path, classes):
     """nyud-fcn32s-color-hha: trunk and score layers; before training, the mean of both nets."""
-    from fcn.nets import build
-    from tests.test_nets import configuration
 
     def net_of(seed, **change):
         torch.manual_seed(seed)
