@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -42,8 +42,8 @@ SIZES = [(40, 60), (50, 30), (33, 47), (64, 64), (30, 80)]
 TABLES = read_yaml(CONFIG / "tables.yaml")
 LATEX_COMMANDS = (
     "documentclass usepackage setlength tabcolsep begin end section subsection noindent par "
-    "footnotesize textbf textsuperscript textasciicircum textless textgreater textquotedbl toprule midrule "
-    "bottomrule endhead addlinespace raggedright arraybackslash pm times ge"
+    "footnotesize textbf textsuperscript textasciicircum textless textgreater textquotedbl toprule "
+    "midrule bottomrule endhead addlinespace raggedright arraybackslash pm times ge"
 )
 CVPR = "CVPR2015 (arXiv 1411.4038v2 = proceedings)"
 
@@ -225,9 +225,11 @@ def write_predictions_of(folder: Path, truths: dict[str, np.ndarray], shift: int
     """Predictions that are the truth rolled by ``shift`` times the image's number, and counts."""
     counts: dict[str, list[Any]] = {"true_positive": [], "truth": [], "predicted": []}
     entries, images = [], []
+    matrix = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     for i, (id, truth) in enumerate(truths.items()):
         predicted = np.roll(np.where(truth == 255, 0, truth), shift * i, axis=1).astype(np.uint8)
         known = truth != 255
+        np.add.at(matrix, (truth[known], predicted[known]), 1)
         for values in counts.values():
             values.append([])
         for c in range(len(CLASSES)):
@@ -241,6 +243,9 @@ def write_predictions_of(folder: Path, truths: dict[str, np.ndarray], shift: int
         f"semantic_{key}": np.array(value, np.int64) for key, value in counts.items()
     }
     np.savez(folder / "per_image.npz", ids=np.array(list(truths)), **arrays)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["tasks"]["semantic"]["confusion"] = matrix.tolist()
+    write(folder / "metrics.json", metrics)
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES)]
     write_predictions(folder / "predictions.json.gz", entries, images, categories)
 
@@ -250,6 +255,20 @@ def write_bounds(results: Path, methods: dict[str, dict[str, float]]) -> None:
         results / "voc2011" / "bounds.json",
         {"dataset": "voc2011", "split": "seg11valid", "images": 736, "methods": methods},
     )
+
+
+def write_config(folder: Path, claims: dict[str, Any] | None = None) -> Path:
+    """A config folder with these claims (none) beside the paper's numbers."""
+    folder.mkdir()
+    for name in ("paper_numbers.csv", "figure5.csv"):
+        shutil.copy(CONFIG / name, folder)
+    (folder / "server_scores.yaml").write_text("[]")
+    tolerances = {"more": {"above": 0, "why": "a direction"}}
+    write(
+        folder / "claims.yaml",
+        {"editions": {}, "tolerances": tolerances, "claims": claims or {}},
+    )
+    return folder
 
 
 class Page(HTMLParser):
@@ -307,9 +326,11 @@ class Page(HTMLParser):
 
 
 def render(
-    suite: Suite, root: Path, images: bool = True
+    suite: Suite, root: Path, images: bool = True, config: Path = CONFIG
 ) -> tuple[Page, list[dict[str, str]], dict]:
-    summary = fcn.report.render(suite, root / "results", root / "data", root / "out", images)
+    summary = fcn.report.render(
+        suite, root / "results", root / "data", root / "out", images, config
+    )
     page = Page((root / "out" / "tables.html").read_text())
     records = list(csv.DictReader(io.StringIO((root / "out" / "tables.csv").read_text())))
     return page, records, summary
@@ -373,6 +394,7 @@ def test_an_ambiguous_cell_is_a_sentence(tmp_path: Path):
             tmp_path,
             tmp_path,
             tmp_path / "out",
+            config=write_config(tmp_path / "config"),
         )
 
 
@@ -638,7 +660,33 @@ def positions(value: Any, path: tuple = ()) -> list[tuple]:
     return [path, *(p for key, part in inner for p in positions(part, (*path, key)))]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def a_test(measure: str, **values: Any) -> dict[str, Any]:
+    return {"what": measure, "measure": measure, "values": values, "expect": "more"}
+
+
+EVERY_KIND = {
+    "one-of-each": {
+        "section": "4",
+        "claim": "a claim that reads every kind of file",
+        "tests": [
+            a_test("a", a={"table": "table2", "row": "FCN-32s"}),
+            a_test("a", a={"table": "table1", "row": "FCN-VGG16", "column": "forward_ms"}),
+            a_test("a", a={"table": "table1", "row": "FCN-VGG16", "from": "train.seconds"}),
+            a_test("a", a={"table": "table1", "row": "FCN-VGG16", "from": "architecture.gflop"}),
+            a_test("a", a={"table": "figure5", "row": "full images", "loss": [0.5, 1]}),
+            a_test("a", a={"bounds": "128"}),
+            a_test("a", a={"bounds": "distance"}),
+        ],
+    }
+}
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 @given(st.data())
 def test_a_wrong_value_anywhere_leaves_the_report_standing(data: Any):
     with tempfile.TemporaryDirectory() as folder:
@@ -671,7 +719,7 @@ def test_a_wrong_value_anywhere_leaves_the_report_standing(data: Any):
         suite = make_suite(run, other)
         names = ("table1", "table2", "figure5", "bounds")
         suite = replace(suite, tables={name: TABLES[name] for name in names})
-        page, _, _ = render(suite, root)
+        page, _, _ = render(suite, root, config=write_config(root / "config", EVERY_KIND))
         assert "43.2" in page.status("table2", other.id)
 
 
@@ -711,8 +759,9 @@ def test_broken_predictions_are_named(tmp_path: Path, name: str):
     else:
         (folder / name).write_bytes(gzip.compress(b"{")[:-4])
     page, _, summary = render(make_suite(run), tmp_path)
-    assert len(summary["problems"]) == 1
-    assert ("images" if name in ("index.csv", "image") else name) in summary["problems"][0]
+    assert summary["problems"]
+    for problem in summary["problems"]:
+        assert ("images" if name in ("index.csv", "image") else name) in problem
     assert str(tmp_path) not in page.text
 
 
@@ -960,7 +1009,7 @@ def test_a_record_holds_the_numbers_and_neither_weights_nor_images_nor_places(tm
     out = tmp_path / "record"
     files = publish(make_suite(run, bounds=False), tmp_path / "results", tmp_path / "data", out)
     assert "tables.html" in files and "results/voc2011/a/seed0/metrics.json" in files
-    assert all(Path(f).suffix in (".json", ".csv", ".html", ".md", ".tex") for f in files)
+    assert all(Path(f).suffix in (".json", ".csv", ".npz", ".html", ".md", ".tex") for f in files)
     published = json.loads((out / "results/voc2011/a/seed0/metrics.json").read_text())
     assert published["tasks"] == metrics["tasks"]
     assert published["provenance"]["command"] == "python -m fcn evaluate a --data-dir data"

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcn.files import write_text
-from fcn.report.exports import to_csv, to_latex, to_markdown
+from fcn.report.claims import read_claims
+from fcn.report.exports import claim_records, to_csv, to_latex, to_markdown
 from fcn.report.page import banners, build_page
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import load_results
 from fcn.report.tables import build_book
+from fcn.report.verdicts import counts, decide
+from fcn.spec import read_yaml
 
 if TYPE_CHECKING:
     from fcn.spec import Suite
@@ -36,30 +39,35 @@ def render(
         data_dir: folder with ``prepared/``, read for the example images only.
         out: folder to write into.
         images: show example segmentations (images of the data sets, not for redistribution).
-        config: folder with ``paper_numbers.csv`` and ``figure5.csv``.
+        config: folder with ``paper_numbers.csv``, ``figure5.csv``, ``claims.yaml`` and
+            ``server_scores.yaml``.
 
     Returns:
-        suite, runs, scored (runs with a number), stale, problems (sentences), files (paths).
+        suite, runs, scored (runs with a number), stale, claims (verdict to how many), problems
+        (sentences), files (paths).
 
     Raises:
         UserError: a file of ``config/`` is broken.
     """
     paper = read_paper(config)
     tables = parse_tables(suite.tables)
-    found = load_results(suite, results)
+    claims = read_claims(config, tables, paper)
+    found = load_results(suite, results, _server_scores(config))
+    decided, unusable = decide(claims, tables, paper, found, suite.compare)
+    found.problems += unusable
     if not suite.compare:
         tables = [
             replace(table, columns=tuple(replace(c, compare=False) for c in table.columns))
             for table in tables
         ]
     book = build_book(tables, paper, found)
-    html, problems = build_page(suite, paper, found, book, data_dir, images)
+    html, problems = build_page(suite, paper, found, book, decided, data_dir, images)
     notice = banners(suite, found)
     texts = {
         "tables.html": html,
-        "tables.csv": to_csv(book.records),
-        "tables.md": to_markdown(suite.title, notice, book.tables),
-        "tables.tex": to_latex(suite.title, notice, book.tables),
+        "tables.csv": to_csv(claim_records(decided) + book.records),
+        "tables.md": to_markdown(suite.title, notice, decided, book.tables),
+        "tables.tex": to_latex(suite.title, notice, decided, book.tables),
     }
     for name, text in texts.items():
         write_text(out / name, text)
@@ -68,6 +76,17 @@ def render(
         "runs": len(found.runs),
         "scored": sum(bool(result.counted) for result in found.runs.values()),
         "stale": sum(result.stale for result in found.runs.values()),
+        "claims": dict(counts(decided)),
         "problems": problems,
         "files": [str(out / name) for name in texts],
     }
+
+
+def _server_scores(config: Path) -> list[dict[str, Any]]:
+    """Scores of the VOC server; their reader brings PyTorch, so it waits until there are any."""
+    path = config / "server_scores.yaml"
+    if not read_yaml(path):
+        return []
+    from fcn.submission import server_scores
+
+    return server_scores(path)

@@ -6,6 +6,7 @@ import unicodedata
 from dataclasses import asdict, fields
 
 from fcn.report.tables import Cell, Line, Record, TableView
+from fcn.report.verdicts import ClaimView, TestView, counts
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -55,6 +56,39 @@ def markdown(text: str) -> str:
     return " ".join(text.split())
 
 
+def claim_records(claims: list[ClaimView]) -> list[Record]:
+    """``tables.csv`` lines of the claims: one for each test, its measure under ``ours_mean``."""
+    records = []
+    for view in claims:
+        tests: list[TestView | None] = [*view.tests] or [None]
+        for test in tests:
+            runs = {r.run.id: r for _, _, r in test.values if r} if test else {}
+            scored = [run.run.config["test"] for run in runs.values()]
+            records.append(
+                Record(
+                    table="claims",
+                    row=f"{view.claim.number} {view.claim.id}",
+                    dataset=" ".join(dict.fromkeys(t["dataset"] for t in scored)),
+                    split=" ".join(dict.fromkeys(t["split"] for t in scored)),
+                    metric=f"{test.test.what}: {test.formula}" if test else view.claim.by_test,
+                    paper_version="; ".join(label for _, label in test.paper) if test else "",
+                    paper="; ".join(text for text, _ in test.paper) if test else "",
+                    ours_mean=test.point if test else None,
+                    ours_std=None,
+                    seeds="",
+                    n_seeds=min((len(run.counted) for run in runs.values()), default=0),
+                    difference=None,
+                    status=test.verdict if test else view.verdict,
+                    config_hash="",
+                    run=" ".join(runs),
+                    unit=test.test.unit if test else "",
+                    interval_low=test.low if test else None,
+                    interval_high=test.high if test else None,
+                )
+            )
+    return records
+
+
 def to_csv(records: list[Record]) -> str:
     """``tables.csv``: one line for each number, row and version of the paper."""
     buffer = io.StringIO()
@@ -89,10 +123,42 @@ def _status(line: Line) -> str:
     return line.status.text
 
 
-def to_markdown(title: str, notice: list[str], tables: list[TableView]) -> str:
-    """GitHub tables: every line of every row."""
+CLAIM_HEADS = ("", "claim", "test", "paper", "ours", "verdict")
+
+
+def _claim_rows(view: ClaimView) -> list[list[str]]:
+    """One line for each test: number, claim, test, paper, ours, verdict."""
+    first = [str(view.claim.number), f"{view.claim.claim} ({view.claim.section})"]
+    if not view.tests:
+        return [[*first, f"held by {view.claim.by_test}", "", "", view.verdict]]
+    rows = []
+    for i, test in enumerate(view.tests):
+        paper = "; ".join(f"{text} ({label})" for text, label in test.paper)
+        ours = ", ".join(part for part in (test.ours, *test.marks) if part)
+        verdict = test.verdict + (f" ({test.reason})" if test.reason else "")
+        what = f"{test.test.what}: {test.expected}"
+        rows.append([*(first if i == 0 else ["", ""]), what, paper, ours, verdict])
+    return rows
+
+
+def _claim_counts(claims: list[ClaimView]) -> str:
+    return "Claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts(claims)) + "."
+
+
+def to_markdown(
+    title: str, notice: list[str], claims: list[ClaimView], tables: list[TableView]
+) -> str:
+    """GitHub tables: the claims, then every line of every row."""
     out = [f"# {markdown(title)}", ""]
     out += [f"> {markdown(text)}\n" for text in notice]
+    if claims:
+        out += ["## Claims", "", markdown(_claim_counts(claims)), ""]
+        out.append("| " + " | ".join(CLAIM_HEADS) + " |")
+        out.append("|" + " --- |" * len(CLAIM_HEADS))
+        for claim in claims:
+            for cells in _claim_rows(claim):
+                out.append("| " + " | ".join(markdown(cell) for cell in cells) + " |")
+        out.append("")
     for view in tables:
         if not view.groups:
             continue
@@ -116,8 +182,10 @@ def _head(cell: Cell) -> str:
     return f"{cell.text} ({cell.below})" if cell.below else cell.text
 
 
-def to_latex(title: str, notice: list[str], tables: list[TableView]) -> str:
-    """A document of its own with one booktabs longtable for each table."""
+def to_latex(
+    title: str, notice: list[str], claims: list[ClaimView], tables: list[TableView]
+) -> str:
+    """A document of its own with one booktabs longtable for the claims and for each table."""
     out = [
         r"\documentclass[10pt,a4paper,landscape]{article}",
         r"\usepackage[margin=15mm]{geometry}",
@@ -128,6 +196,25 @@ def to_latex(title: str, notice: list[str], tables: list[TableView]) -> str:
         rf"\section*{{{latex(title)}}}",
     ]
     out += [rf"\noindent\textbf{{{latex(text)}}}\par" for text in notice]
+    if claims:
+        wide = r">{\raggedright\arraybackslash}p"
+        columns = "r" + "".join(f"{wide}{{{mm}mm}}" for mm in (80, 55, 34, 34, 32))
+        out += [
+            "",
+            r"\subsection*{Claims}",
+            rf"\noindent {latex(_claim_counts(claims))}\par",
+            r"{\footnotesize",
+            rf"\begin{{longtable}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(CLAIM_HEADS) + r" \\",
+            r"\midrule",
+            r"\endhead",
+        ]
+        for claim in claims:
+            for cells in _claim_rows(claim):
+                out.append(" & ".join(latex(cell) for cell in cells) + r" \\")
+            out.append(r"\addlinespace")
+        out += [r"\bottomrule", r"\end{longtable}}"]
     for view in tables:
         if not view.groups:
             continue

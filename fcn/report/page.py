@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from fcn.errors import UserError
+from fcn.report.bootstrap import DRAWS, LEVEL
 from fcn.report.charts import COLOURS, Series, line_chart, thin
 from fcn.report.examples import Family, build_family
 from fcn.report.paper import Paper, Table
@@ -28,6 +29,7 @@ from fcn.report.results import (
     shown,
 )
 from fcn.report.tables import DASH, Book, Line, feeding, number
+from fcn.report.verdicts import ClaimView, counts
 
 if TYPE_CHECKING:
     from fcn.spec import Suite
@@ -437,6 +439,7 @@ def build_page(
     paper: Paper,
     results: Results,
     book: Book,
+    claims: list[ClaimView],
     data_dir: Path,
     images: bool,
 ) -> tuple[str, list[str]]:
@@ -457,6 +460,7 @@ def build_page(
     blocks, packages = provenance(results)
     problems = [*results.problems, *dict.fromkeys(curves.problems)]
     problems += [family.problem for family in families if family.problem]
+    tests = [test for view in claims for test in view.tests]
     page = (
         environment()
         .get_template("report.html.j2")
@@ -466,8 +470,18 @@ def build_page(
             versions=versions(results),
             banners=banner,
             problems=problems,
+            claims=claims,
+            counts=counts(claims),
+            tolerances=list(dict.fromkeys((t.expected, t.test.expect.why) for t in tests)),
+            runnable=[view for view in claims if view.verdict != "not run"],
+            idle=[view for view in claims if view.verdict == "not run"],
+            subset=any(result.subset for result in results.runs.values()),
+            anchors={v.table.id: v.table.short for v in book.tables if v.fed},
+            draws=DRAWS,
+            level=LEVEL,
             fed=[view for view in book.tables if view.fed],
-            unfed=[view for view in book.tables if not view.fed],
+            unfed=[view for view in book.tables if not view.fed and not view.table.ablation],
+            unasked=[view for view in book.tables if not view.fed and view.table.ablation],
             figures=figures,
             training=training,
             classes=class_tables(results),

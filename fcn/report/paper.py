@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fcn.errors import UserError
+from fcn.report.averages import AVERAGES, METRICS
 
 KINDS = ("numbers", "figure5", "bounds", "other", "list")
 
@@ -130,6 +131,8 @@ class Paper:
 
     def printed(self, read: Read, row: Row, column: Column) -> Printed | None:
         """The number that a version prints in a cell, or None; two candidates are a UserError."""
+        if not column.paper:
+            return None
         found = self.numbers.get((read.version, read.table, row.method, column.paper), [])
         dataset = column.dataset or row.dataset
         if dataset is not None:
@@ -195,7 +198,19 @@ def _column(where: str, key: str, values: Any) -> Column:
         raise UserError(f"config/tables.yaml: {where} must be a mapping, not {values!r}.")
     rest = {name: value for name, value in values.items() if name != "from"}
     rest["origin"] = tuple(values.get("from", "").split(".")) if values.get("from") else ()
-    return _build(Column, where, {"key": key, **rest})
+    column: Column = _build(Column, where, {"key": key, **rest})
+    if column.average not in AVERAGES:
+        known = ", ".join(AVERAGES)
+        raise UserError(
+            f"config/tables.yaml: {where}: average is {column.average!r}, not one of {known}."
+        )
+    metric = column.origin[:2] == ("metrics", "tasks") and column.origin[-1] in METRICS
+    if column.average != "all" and not metric:
+        raise UserError(
+            f"config/tables.yaml: {where}: average is for a column that takes one of "
+            f"{', '.join(METRICS)} from metrics.tasks."
+        )
+    return column
 
 
 def _table(id: str, values: Any) -> Table:

@@ -12,11 +12,20 @@ from fcn.report import render
 if TYPE_CHECKING:
     from fcn.spec import Suite
 
-FILES = ("train.json", "metrics.json", "timing.json", "loss.csv", "validation.csv")
+FILES = (
+    "train.json",
+    "metrics.json",
+    "per_image.npz",
+    "timing.json",
+    "loss.csv",
+    "validation.csv",
+)
 
 
 def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[str]:
     """Write ``out``: the report, and ``results/`` with numbers, curves and provenance.
+
+    ``per_image.npz`` is among them: the intervals of the claims are made from it.
 
     Weights, predictions and images of data sets are left out. Absolute paths in the recorded
     commands are cut to their last part: they say nothing to another reader.
@@ -29,6 +38,7 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
     """
     sources = [
         results / "architecture.json",
+        results / "classifier.json",
         *(results / b["dataset"] / "bounds.json" for b in suite.bounds),
     ]
     sources += [

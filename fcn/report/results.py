@@ -15,6 +15,7 @@ import pandas as pd
 
 from fcn.errors import UserError
 from fcn.files import read_json
+from fcn.report.averages import of_confusion
 
 if TYPE_CHECKING:
     from fcn.spec import Run, Suite
@@ -94,6 +95,7 @@ class SeedResult:
     broken: bool = False
     stale: bool = False
     log: str | None = None
+    unfinished: bool = False
 
     @property
     def any(self) -> dict[str, Any]:
@@ -110,8 +112,14 @@ class SeedResult:
         name = lookup(self.timing, ("provenance", "device", "name"))
         return str(name or lookup(self.timing, ("protocols", protocol, "device")) or "")
 
-    def number(self, origin: tuple[str, ...]) -> float | None:
-        """The value at a column's dotted path, in the unit of the file."""
+    def number(self, origin: tuple[str, ...], average: str = "all") -> float | None:
+        """The value at a column's dotted path, in the unit of the file.
+
+        Under another ``average`` a metric is computed from the confusion matrix beside it.
+        """
+        if average != "all" and origin[:1] == ("metrics",):
+            confusion = lookup(self.metrics, (*origin[1:-1], "confusion"))
+            return of_confusion(origin[-1], confusion, average)
         source = {"metrics": self.metrics, "timing": self.timing, "train": self.train}
         source["config"] = self.any.get("config", {})
         return finite(lookup(source, origin))
@@ -119,7 +127,10 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands (done, partial, stale, failed, broken, missing, none), as a sentence."""
+    """How a run stands, as a sentence.
+
+    ``kind``: done, partial, stale, failed, unfinished, broken, missing or none.
+    """
 
     kind: str
     text: str
@@ -155,14 +166,21 @@ class RunResult:
     @property
     def status(self) -> Status:
         broken = [seed for seed in self.seeds if seed.broken]
-        failed = [seed for seed in self.seeds if seed.log]
+        logged = [seed for seed in self.seeds if seed.log]
         counted = {seed.seed for seed in self.counted}
         absent = [seed.seed for seed in self.seeds if seed.seed not in counted]
         why = [f"{problem}" for seed in broken for problem in seed.problems[:1]]
-        why += [f"failed: see log {seed.log}" for seed in failed]
+        why += [
+            f"no result yet: running, or stopped without a word; log {seed.log}"
+            if seed.unfinished
+            else f"failed: see log {seed.log}"
+            for seed in logged
+        ]
         if not counted:
             if why:
-                return Status("broken" if broken else "failed", " ".join(why))
+                failed = any(not seed.unfinished for seed in logged)
+                kind = "broken" if broken else "failed" if failed else "unfinished"
+                return Status(kind, " ".join(why))
             trained = [seed for seed in self.seeds if seed.train]
             return Status("missing", "trained, not evaluated" if trained else "not run")
         if absent:
@@ -174,9 +192,9 @@ class RunResult:
             return Status("stale" if self.stale else "partial", "; ".join(why))
         return Status("done", "done")
 
-    def values(self, origin: tuple[str, ...]) -> list[float]:
+    def values(self, origin: tuple[str, ...], average: str = "all") -> list[float]:
         """One value for every counted seed that has it."""
-        numbers = [seed.number(origin) for seed in self.counted]
+        numbers = [seed.number(origin, average) for seed in self.counted]
         return [number for number in numbers if number is not None]
 
     def first(self, *path: str) -> Any:
@@ -201,7 +219,7 @@ def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def find_log(results: Path, run_id: str, seed: int, after: float) -> str | None:
+def find_log(results: Path, run_id: str, seed: int, after: float) -> Path | None:
     """The newest log of a run and seed written after ``after`` (seconds since 1970), or None.
 
     Logs lie beside ``results``: ``logs/train/DATASET/RUN/seedK.log``, ``logs/evaluate/...``.
@@ -211,7 +229,20 @@ def find_log(results: Path, run_id: str, seed: int, after: float) -> str | None:
     found = [path for path in paths if path.exists() and path.stat().st_mtime > after]
     if not found:
         return None
-    return shown(max(found, key=lambda path: (path.stat().st_mtime, path.as_posix())), results)
+    return max(found, key=lambda path: (path.stat().st_mtime, path.as_posix()))
+
+
+def unfinished(log: Path) -> bool:
+    """Does a log end in a progress bar, or is it empty: is there no word of a failure?
+
+    A stage that fails ends its log with a sentence or a traceback; one that runs, or that was
+    killed, leaves its bar.
+    """
+    with log.open("rb") as handle:
+        handle.seek(max(0, log.stat().st_size - 4096))
+        end = handle.read().decode("utf-8", "replace")
+    lines = [line for line in re.split(r"[\r\n]", end) if line.strip()]
+    return not lines or re.search(r"\d+%\|", lines[-1]) is not None
 
 
 def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
@@ -241,7 +272,9 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
     if not result.broken and (not result.metrics or (result.stale and not result.train)):
         trained = directory / "train.json"
         after = trained.stat().st_mtime if result.train else 0.0
-        result.log = find_log(results, run.id, seed, after)
+        log = find_log(results, run.id, seed, after)
+        if log:
+            result.log, result.unfinished = shown(log, results), unfinished(log)
     return result
 
 
@@ -254,14 +287,24 @@ class Results:
     nets: dict[str, Any]
     bounds: list[tuple[dict[str, str], dict[str, Any]]]
     problems: list[str]
+    described: dict[str, Any] = field(default_factory=dict)
+    classifier: dict[str, Any] = field(default_factory=dict)
+    server: list[dict[str, Any]] = field(default_factory=list)
+
+    def number(self, origin: tuple[str, ...]) -> float | None:
+        """The value at a dotted path that belongs to no run: ``classifier.forward_ms``."""
+        return finite(lookup({"classifier": self.classifier}, origin))
 
     @property
     def scored(self) -> list[SeedResult]:
         return [seed for run in self.runs.values() for seed in run.seeds if seed.any]
 
 
-def load_results(suite: "Suite", folder: Path) -> Results:
-    """Read what exists for every run of the suite; nothing is fatal."""
+def load_results(suite: "Suite", folder: Path, server: list[dict[str, Any]]) -> Results:
+    """Read what exists for every run of the suite; nothing is fatal.
+
+    ``server``: the entries of config/server_scores.yaml.
+    """
     runs = {
         id: RunResult(run, [load_seed(run, seed, folder) for seed in run.seeds])
         for id, run in suite.runs.items()
@@ -269,10 +312,22 @@ def load_results(suite: "Suite", folder: Path) -> Results:
     problems = [text for run in runs.values() for seed in run.seeds for text in seed.problems]
     architecture, problem = _read(folder / "architecture.json", folder, {"nets": dict})
     problems += [problem] if problem else []
+    classifier, problem = _read(folder / "classifier.json", folder, {})
+    problems += [problem] if problem else []
+    described = architecture.get("runs")
     bounds = []
     for entry in suite.bounds:
         path = folder / entry["dataset"] / "bounds.json"
         value, problem = _read(path, folder, {"methods": dict})
         problems += [problem] if problem else []
         bounds.append((dict(entry), value))
-    return Results(folder, runs, architecture.get("nets", {}), bounds, problems)
+    return Results(
+        folder,
+        runs,
+        architecture.get("nets", {}),
+        bounds,
+        problems,
+        described if isinstance(described, dict) else {},
+        classifier,
+        server,
+    )

@@ -60,8 +60,12 @@ class TableView:
 
     @property
     def fed(self) -> bool:
-        """Something in this suite feeds the table."""
-        return any(line.targets for group in self.groups for line in group.lines)
+        """Something here feeds the table: a run of the suite, or a value that belongs to none."""
+        return any(
+            line.targets or (line.kind == "ours" and line.status and line.status.kind == "done")
+            for group in self.groups
+            for line in group.lines
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ class Record:
     config_hash: str
     run: str
     unit: str
+    interval_low: float | None = None
+    interval_high: float | None = None
 
 
 @dataclass
@@ -109,7 +115,7 @@ def signed(value: float, digits: int) -> str:
 
 def ours(result: RunResult, column: Column) -> tuple[float | None, float | None, int]:
     """Mean, sample standard deviation and n over the counted seeds, in the column's unit."""
-    values = [value * column.scale for value in result.values(column.origin)]
+    values = [value * column.scale for value in result.values(column.origin, column.average)]
     return *mean_and_std(values), len(values)
 
 
@@ -237,13 +243,15 @@ class _Builder:
         cells: list[Cell] = []
         values: list[float | None] = []
         for i, column in enumerate(self.columns):
-            if column.origin[:1] == ("architecture",):
+            if column.origin[:1] in (("architecture",), ("server",)):
                 cells.append(Cell())
                 values.append(None)
                 continue
             mean, std, n = ours(result, column)
             values.append(mean)
-            used = [s for s in result.counted if s.number(column.origin) is not None]
+            used = [
+                s for s in result.counted if s.number(column.origin, column.average) is not None
+            ]
             for one in [n[i] for _, n in printed if n[i]] or [None]:
                 self.record(
                     row,
@@ -276,6 +284,8 @@ class _Builder:
         self, row: Row, printed: list[tuple[Read, list[Printed | None]]]
     ) -> list[Line]:
         """What follows from the net alone, set against the paper at the paper's precision."""
+        if row.sources:
+            return self.sourced_lines(row, printed)
         if row.net is None:
             return []
         net = self.results.nets.get(row.net)
@@ -304,12 +314,64 @@ class _Builder:
             verdict = Status(verdict.kind, f"{verdict.text}. {note}")
         return [Line("computed", "ours, from the net", cells, None, verdict)]
 
+    def sourced_lines(
+        self, row: Row, printed: list[tuple[Read, list[Printed | None]]]
+    ) -> list[Line]:
+        """A row that no run fills: its values from files that belong to none."""
+        cells = []
+        for i, column in enumerate(self.columns):
+            value = self.results.number(tuple(row.sources.get(column.key, "").split(".")))
+            value = None if value is None else value * column.scale
+            said = "not run" if value is None else "done"
+            for one in [n[i] for _, n in printed if n[i]] or [None]:
+                self.record(row.name, column, one, None, said, value)
+            cells.append(
+                Cell() if value is None else Cell(number(value, column.digits), repr(value))
+            )
+        found = any(cell.text for cell in cells)
+        device = self.results.classifier.get("device")
+        name = lookup(self.results.classifier, ("provenance", "device", "name"))
+        text = f"measured on {name or device}" if found else "not run"
+        status = Status("done" if found else "missing", text)
+        return [Line("ours", "ours", cells, None, status)]
+
+    def server_lines(
+        self, row: str, printed: list[tuple[Read, list[Printed | None]]]
+    ) -> list[Line]:
+        """What the evaluation server gave back for archives of ours."""
+        lines = []
+        for entry in self.results.server:
+            if (entry["table"], entry["row"]) != (self.table.id, row):
+                continue
+            values: list[float | None] = []
+            for i, column in enumerate(self.columns):
+                here = column.origin[1] if column.origin[:1] == ("server",) else ""
+                value = finite(entry.get(here))
+                values.append(value)
+                for one in [n[i] for _, n in printed if n[i]] or [None]:
+                    if value is not None:
+                        self.record(row, column, one, None, f"server, {entry['date']}", value)
+            cells = [
+                Cell() if v is None else Cell(number(v, c.digits), repr(v))
+                for v, c in zip(values, self.columns, strict=True)
+            ]
+            text = f"scored by the server on {entry['date']}"
+            text += f". {entry['note']}" if entry.get("note") else ""
+            differences = self.difference_lines(values, printed)
+            label = f"{entry['run']}, seed {entry['seed']}"
+            status = Status("done", text)
+            lines.append(Line("ours", label, cells, None, status, span=1 + len(differences)))
+            lines += differences
+        return lines
+
     def group(self, row: Row, feeding: list[RunResult], extra: bool = False) -> Group:
         printed = [] if extra else self.printed(row)
         lines = self.paper_lines(row, printed) + self.computed_lines(row, printed)
         for result in feeding:
             lines += self.ours_lines(row.name, result, printed)
-        if not feeding:
+        served = self.server_lines(row.name, printed)
+        lines += served
+        if not feeding and not row.sources and not served:
             text = "another author's" if row.reference else "no run in this suite"
             for _, numbers in printed:
                 for column, n in zip(self.columns, numbers, strict=True):

@@ -1,0 +1,132 @@
+"""How sure a score is: the same test images drawn again, for every run with the same weights.
+
+Two runs that were scored on the same images get the same resampled images, so the bootstrap of
+their difference is paired. Seeds of a run are drawn again as well.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fcn.report.averages import METRICS, average
+from fcn.report.results import Results, RunResult, SeedResult, lookup, shown
+
+DRAWS = 1000
+Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
+LEVEL = 95  # percent of the draws that an interval holds
+
+
+def _generator(*parts: str) -> np.random.Generator:
+    digest = hashlib.sha256("\n".join(parts).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, np.uint32))
+
+
+def image_weights(ids: Sequence[str]) -> np.ndarray:
+    """How often each image stands in each resampled test set, float64 (DRAWS, images).
+
+    A function of the ids alone: runs scored on the same images are resampled together.
+    """
+    n = len(ids)
+    drawn = _generator("images", *ids).integers(n, size=(DRAWS, n))
+    drawn += n * np.arange(DRAWS)[:, None]
+    return np.bincount(drawn.ravel(), minlength=DRAWS * n).reshape(DRAWS, n).astype(np.float64)
+
+
+def _matrix(confusion: Any) -> np.ndarray:
+    """A confusion matrix as an array; an empty one where it is none."""
+    try:
+        matrix = np.array(confusion, np.float64)
+    except (TypeError, ValueError):
+        matrix = np.zeros((0, 0))
+    return matrix if matrix.ndim == 2 else np.zeros((0, 0))
+
+
+def combine_seeds(draws: np.ndarray, name: str) -> np.ndarray:
+    """Draws (seeds, DRAWS) of the single seeds as draws (DRAWS,) of their mean.
+
+    The seeds are drawn with replacement. The spread of n drawn seeds is too small by (n - 1) / n,
+    which is made up for.
+    """
+    n = len(draws)
+    if n == 1:
+        return draws[0]
+    centre = draws.mean(0)
+    wider = centre + (draws - centre) * np.sqrt(n / (n - 1))
+    chosen = _generator("seeds", name).integers(n, size=(n, draws.shape[1]))
+    return np.take_along_axis(wider, chosen, 0).mean(0)
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The central ``LEVEL`` percent of the draws."""
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+@dataclass
+class Bootstrap:
+    """Draws of the runs' metrics; weights of a test set are made once."""
+
+    results: Results
+    problems: list[str] = field(default_factory=list)
+    _weights: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
+    _read: dict[tuple[str, str], Counts | None] = field(default_factory=dict)
+
+    def counts(self, seed: SeedResult, task: str) -> Counts | None:
+        """True positives, truth, predicted: (DRAWS, classes) each, of the resampled test sets.
+
+        None without a ``per_image.npz`` that can be read and agrees with ``metrics.json``; the
+        latter is a problem that is told.
+        """
+        path = seed.directory / "per_image.npz"
+        key = (str(path), task)
+        if key in self._read:
+            return self._read[key]
+        self._read[key] = None
+        if not path.exists():
+            return None
+        name = shown(path, self.results.folder)
+        try:
+            with np.load(path) as file:
+                ids = tuple(map(str, file["ids"]))
+                hit, truth, predicted = (
+                    np.asarray(file[f"{task}_{part}"], np.float64)
+                    for part in ("true_positive", "truth", "predicted")
+                )
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            self.problems.append(f"{name}: cannot be read, so no interval is made from it.")
+            return None
+        confusion = _matrix(lookup(seed.metrics, ("tasks", task, "confusion")))
+        totals = (confusion.diagonal(), confusion.sum(1), confusion.sum(0))
+        if not all(
+            part.shape == (len(ids), len(total)) and np.array_equal(part.sum(0), total)
+            for part, total in zip((hit, truth, predicted), totals, strict=True)
+        ):
+            self.problems.append(
+                f"{name}: its counts are not those of metrics.json, so no interval is made from it."
+            )
+            return None
+        if ids not in self._weights:
+            self._weights[ids] = image_weights(ids)
+        weights = self._weights[ids]
+        self._read[key] = (weights @ hit, weights @ truth, weights @ predicted)
+        return self._read[key]
+
+    def draws(self, result: RunResult, origin: tuple[str, ...], rule: str) -> np.ndarray | None:
+        """Draws (DRAWS,) of a column's mean over seeds, in the unit of the file.
+
+        None where the column is no metric of a confusion matrix, where its average needs more
+        than the counts per image (``objects``), or where a counted seed lacks such counts.
+        """
+        metric = origin[-1] if origin else ""
+        if origin[:2] != ("metrics", "tasks") or metric not in METRICS or rule == "objects":
+            return None
+        counts = [self.counts(seed, origin[2]) for seed in result.counted]
+        if not counts or any(of_seed is None for of_seed in counts):
+            return None
+        draws = [average(metric, *of_seed, rule) for of_seed in counts if of_seed]
+        return combine_seeds(np.stack(draws), result.run.id)

@@ -1,0 +1,470 @@
+"""The claims decided: each test measured on whatever runs fill its rows, with an interval."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fcn.errors import UserError
+from fcn.report.bootstrap import DRAWS, Bootstrap, combine_seeds, interval
+from fcn.report.claims import Claim, Test, Value
+from fcn.report.paper import Column, Paper, Table
+from fcn.report.results import (
+    Results,
+    RunResult,
+    SeedResult,
+    finite,
+    lookup,
+    mean_and_std,
+    read_curve,
+)
+from fcn.report.tables import MINUS, feeding, number, signed
+
+VERDICTS = (
+    "reproduced",
+    "reproduced in part",
+    "not reproduced",
+    "inconclusive",
+    "by test",
+    "not run",
+)
+ANY = ""  # label of a number that belongs to every text
+SMOOTH = 3  # rows of loss.csv, 20 updates each, that are averaged before a level counts as reached
+
+
+@dataclass
+class Sample:
+    """A value as measured; ``draws`` (DRAWS,) where its spread is known, ``why`` where it is not.
+
+    ``undecided``: it has a spread over test images that cannot be computed here.
+    """
+
+    point: float
+    draws: np.ndarray | None = None
+    runs: list[RunResult] = field(default_factory=list)
+    undecided: str = ""
+
+
+@dataclass
+class TestView:
+    """A test as decided. ``low`` and ``high`` are None where the measure has no interval."""
+
+    __test__ = False  # for pytest
+
+    test: Test
+    verdict: str
+    reason: str
+    paper: list[tuple[str, str]]
+    point: float | None = None
+    low: float | None = None
+    high: float | None = None
+    values: list[tuple[str, str, RunResult | None]] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+
+    def text(self, value: float) -> str:
+        """A value of the measure as the page prints it."""
+        if self.test.unit == "points":
+            return signed(value, 1) if self.is_difference else number(value, 1)
+        return number(value, 2 if abs(value) >= 0.1 else 4)
+
+    @property
+    def formula(self) -> str:
+        """The measure with the names of its rows."""
+        names = {letter: value.name for letter, value in self.test.values.items()}
+        return self.test.measure.named(names)
+
+    @property
+    def is_difference(self) -> bool:
+        return "-" in self.test.measure.text
+
+    @property
+    def ours(self) -> str:
+        if self.point is None:
+            return ""
+        text = self.text(self.point)
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{self.text(self.low)}, {self.text(self.high)}]"
+
+    @property
+    def expected(self) -> str:
+        expect = self.test.expect
+        if np.isinf(expect.high):
+            return f"> {self._plain(expect.low)}"
+        if np.isinf(expect.low):
+            return f"< {self._plain(expect.high)}"
+        return f"{self._plain(expect.low)} to {self._plain(expect.high)}"
+
+    def _plain(self, value: float) -> str:
+        unit = " points" if self.test.unit == "points" else ""
+        return f"{value:g}".replace("-", MINUS) + unit
+
+
+@dataclass
+class ClaimView:
+    """A claim with its verdict and tests; ``printed``: the papers' own figures, (label, text)."""
+
+    claim: Claim
+    verdict: str
+    tests: list[TestView]
+    printed: list[tuple[str, str]]
+
+    @property
+    def slug(self) -> str:
+        return f"claim-{self.claim.id}"
+
+
+@dataclass
+class _Decider:
+    tables: dict[str, Table]
+    paper: Paper
+    results: Results
+    compare: bool
+    bootstrap: Bootstrap
+    _feeding: dict[str, dict[str, list[RunResult]]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ the papers' side
+
+    def printed(self, test: Test) -> list[tuple[str, float]]:
+        """(label, measure) for each text that prints every value of a test."""
+        sides = [self.printed_value(value) for value in test.values.values()]
+        of_texts = [side for side in sides if ANY not in side]
+        found = []
+        for label in of_texts[0] if of_texts else ():
+            values = [side.get(label, side.get(ANY)) for side in sides]
+            known = {k: v for k, v in zip(test.values, values, strict=True) if v is not None}
+            if len(known) == len(values):
+                found.append((label, float(test.measure(known))))
+        return found
+
+    def printed_value(self, value: Value) -> dict[str, float]:
+        """A value in the papers by the label of the text, under ``ANY`` where it stands in all."""
+        if value.paper:
+            return {ANY: value.paper.number}
+        if value.bounds:
+            if value.bounds == "distance":
+                return {}
+            table = next(t for t in self.tables.values() if t.kind == "bounds")
+            return self.cell(table, value.bounds, table.columns[0])
+        if value.classifier:
+            return {} if value.printed is None else {ANY: float(value.printed)}
+        table = self.tables[str(value.table)]
+        if value.loss or value.axis:
+            point = self.printed_curve(value)
+            return {} if point is None else {"Figure 5": point}
+        column = next((c for c in table.columns if c.key == value.printed), None)
+        return {} if column is None else self.cell(table, str(value.row), column)
+
+    def cell(self, table: Table, name: str, column: Column) -> dict[str, float]:
+        row = next(row for row in table.rows if row.name == name)
+        found: dict[str, float] = {}
+        for read in table.reads:
+            printed = self.paper.printed(read, row, column)
+            if printed:
+                found[read.label] = printed.number
+        return found
+
+    def printed_curve(self, value: Value) -> float | None:
+        if self.tables[str(value.table)].kind != "figure5" or value.axis == "seconds":
+            return None
+
+        def panel(name: str, side: str) -> tuple[np.ndarray, np.ndarray]:
+            curves = self.paper.figure5
+            part = curves[(curves.series == name) & (curves.panel == side)]
+            return part.x.to_numpy(float), part.loss.to_numpy(float)
+
+        x, y = panel(str(value.row), "left")
+        if value.loss:
+            return _mean_loss(x, y, *value.loss)
+        level = _level(*panel(str(value.of), "left"), value.at)
+        x, y = panel(str(value.row), "left" if value.axis == "update" else "right")
+        return None if level is None else _reached(x, y, level)
+
+    # ------------------------------------------------------------------ our side
+
+    def runs(self, value: Value) -> list[RunResult]:
+        """The runs with a result that fill the row of a value, in the suite's order."""
+        table = str(value.table)
+        if table not in self._feeding:
+            self._feeding[table] = feeding(self.results, table)
+        return [run for run in self._feeding[table].get(str(value.row), []) if run.counted]
+
+    def column(self, value: Value) -> Column | None:
+        columns = self.tables[str(value.table)].columns
+        return next((column for column in columns if column.key == value.column), None)
+
+    def samples(self, test: Test) -> dict[str, Sample] | str:
+        """A sample for each letter, or why there is none.
+
+        Where several runs fill a row, those of one test set are taken together: the first set, in
+        the suite's order, that has them all.
+        """
+        fixed: dict[str, Sample] = {}
+        choices: dict[str, list[tuple[RunResult, Sample]]] = {}
+        for letter, value in test.values.items():
+            if (value.paper or value.bounds == "distance") and not self.compare:
+                return "needs the paper's own data"
+            sample = self.fixed(value)
+            if sample is not None:
+                fixed[letter] = sample
+            elif value.row is None:
+                return f"{value.name}: not measured"
+            else:
+                pairs = [(run, self.of_run(value, run)) for run in self.runs(value)]
+                known = [(run, sample) for run, sample in pairs if sample]
+                if not known:
+                    return f"{value.name}: {'not measured' if pairs else 'no run'}"
+                choices[letter] = known
+        sets = [_test_set(run) for known in choices.values() for run, _ in known]
+        for chosen in dict.fromkeys(sets):
+            together = {
+                letter: next((s for run, s in known if _test_set(run) == chosen), None)
+                for letter, known in choices.items()
+            }
+            if all(together.values()):
+                return {**fixed, **{k: s for k, s in together.items() if s}}
+        return {**fixed, **{letter: known[0][1] for letter, known in choices.items()}}
+
+    def fixed(self, value: Value) -> Sample | None:
+        """A value that belongs to no run."""
+        point = None
+        if value.paper:
+            point = value.paper.number
+        elif value.bounds:
+            point = self.bound(value.bounds)
+        elif value.classifier:
+            point = self.results.number(("classifier", value.classifier))
+        else:
+            row = next(r for r in self.tables[str(value.table)].rows if r.name == value.row)
+            column = self.column(value)
+            if column and row.sources:
+                point = self.results.number(tuple(row.sources.get(column.key, "").split(".")))
+            elif column and column.origin[:1] == ("server",):
+                for entry in self.results.server:
+                    if (entry["table"], entry["row"]) == (value.table, value.row):
+                        latest = finite(entry.get(column.origin[1]))
+                        point = point if latest is None else latest
+        return None if point is None else Sample(point)
+
+    def bound(self, factor: str) -> float | None:
+        table = next(t for t in self.tables.values() if t.kind == "bounds")
+        column = table.columns[0]
+        given = [bounds["methods"] for _, bounds in self.results.bounds if bounds.get("methods")]
+        methods: dict[str, Any] = given[0] if given else {}
+        if factor != "distance":
+            values = [finite(lookup(of, (factor,))) for of in methods.values()]
+            known = [value * column.scale for value in values if value is not None]
+            return min(known) if known and len(known) == len(values) else None
+        distances = []
+        for of in methods.values():
+            apart = []
+            for row in table.rows:
+                value = finite(lookup(of, (row.name,)))
+                for printed in self.cell(table, row.name, column).values():
+                    apart.append(np.inf if value is None else abs(value * column.scale - printed))
+            distances.append(max(apart))
+        return finite(min(distances, default=None))
+
+    def of_run(self, value: Value, run: RunResult) -> Sample | None:
+        if value.loss or value.axis:
+            return self.of_curve(value, run)
+        column = self.column(value)
+        origin, scale, rule = value.origin, 1.0, "all"
+        if column:
+            origin, scale, rule = column.origin, column.scale, column.average
+        if origin[:1] == ("architecture",):
+            point = finite(lookup(self.results.described.get(run.run.id), origin[1:]))
+            return None if point is None else Sample(point, runs=[run])
+        values = run.values(origin, rule)
+        point, _ = mean_and_std(values)
+        if point is None:
+            return None
+        if origin[:1] != ("metrics",):
+            return Sample(point * scale, _over_seeds(values, run, scale), [run])
+        draws = self.bootstrap.draws(run, origin, rule)
+        if draws is None:
+            return Sample(point * scale, None, [run], "no counts per image, so no interval")
+        return Sample(point * scale, draws * scale, [run])
+
+    def of_curve(self, value: Value, run: RunResult) -> Sample | None:
+        values = []
+        for seed in run.counted:
+            point = None
+            curve = self.curve(seed, value.axis or "update")
+            if curve and value.loss:
+                point = _mean_loss(*curve, *value.loss)
+            elif curve:
+                level = self.level(value, seed.seed)
+                point = None if level is None else _reached(*curve, level)
+            if point is not None:
+                values.append(point)
+        mean, _ = mean_and_std(values)
+        return None if mean is None else Sample(mean, _over_seeds(values, run, 1.0), [run])
+
+    def level(self, value: Value, seed: int) -> float | None:
+        """The loss to be reached, from the same seed of the other run, or its first."""
+        others = self.runs(Value(table=value.table, row=value.of))
+        for other in others[:1]:
+            found = [s for s in other.counted if s.seed == seed] or other.counted
+            curve = self.curve(found[0], "update")
+            return _level(*curve, value.at) if curve else None
+        return None
+
+    def curve(self, seed: SeedResult, axis: str) -> tuple[np.ndarray, np.ndarray] | None:
+        try:
+            frame = read_curve(seed.directory / "loss.csv", (axis, "loss"))
+        except UserError:
+            return None  # the page's own curves tell it
+        if frame is None:
+            return None
+        keep = np.isfinite(frame["loss"].to_numpy())
+        return frame[axis].to_numpy()[keep], frame["loss"].to_numpy()[keep]
+
+    # ------------------------------------------------------------------ verdicts
+
+    def decide(self, test: Test) -> TestView:
+        paper: dict[str, list[str]] = {}
+        view = TestView(test, "not run", "", [])
+        for label, point in self.printed(test):
+            paper.setdefault(view.text(point), []).append(label)
+        view.paper = [(text, " = ".join(labels)) for text, labels in paper.items()]
+        view.tables = list(dict.fromkeys(v.table for v in test.values.values() if v.table))
+        samples = self.samples(test)
+        if isinstance(samples, str):
+            view.reason = samples
+            return view
+        points = {letter: sample.point for letter, sample in samples.items()}
+        view.point = float(test.measure(points))
+        for letter, value in test.values.items():
+            runs = samples[letter].runs
+            shown_value = number(points[letter], 1 if abs(points[letter]) >= 1 else 3)
+            view.values.append((value.name, shown_value, runs[0] if runs else None))
+        runs = list({r.run.id: r for s in samples.values() for r in s.runs}.values())
+        view.marks = _marks(runs, [s for s in samples.values() if s.draws is not None])
+        undecided = next((s.undecided for s in samples.values() if s.undecided), "")
+        if not np.isfinite(view.point):
+            view.point = None
+            view.verdict, view.reason = "inconclusive", "not a finite number"
+            return view
+        if undecided:
+            view.verdict, view.reason = "inconclusive", undecided
+            return view
+        low = high = view.point
+        if any(sample.draws is not None for sample in samples.values()):
+            draws = test.measure(
+                {k: s.point if s.draws is None else s.draws for k, s in samples.items()}
+            )
+            if not np.isfinite(draws).all():
+                view.verdict, view.reason = "inconclusive", "undefined on some resampled images"
+                return view
+            low, high = view.low, view.high = interval(draws)
+        view.verdict = test.expect.verdict(low, high)
+        if view.verdict == "inconclusive":
+            view.reason = "the interval crosses the tolerance"
+        return view
+
+
+def _test_set(run: RunResult) -> tuple[str, str]:
+    test = run.run.config["test"]
+    return test["dataset"], test["split"]
+
+
+def _over_seeds(values: list[float], run: RunResult, scale: float) -> np.ndarray | None:
+    """Draws of the mean over seeds; None from one seed, which has no spread."""
+    if len(values) < 2:
+        return None
+    draws = np.repeat(np.array(values)[:, None] * scale, DRAWS, axis=1)
+    return combine_seeds(draws, run.run.id)
+
+
+def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return x[SMOOTH - 1 :], np.convolve(y, np.ones(SMOOTH) / SMOOTH, "valid")
+
+
+def _mean_loss(x: np.ndarray, y: np.ndarray, start: float, end: float) -> float | None:
+    """Mean of ``y`` between two shares of the last ``x``."""
+    if not len(x):
+        return None
+    part = y[(x >= start * x[-1]) & (x <= end * x[-1])]
+    return float(part.mean()) if len(part) else None
+
+
+def _level(x: np.ndarray, y: np.ndarray, share: float) -> float | None:
+    """The smoothed loss at a share of the last update."""
+    if len(x) < SMOOTH:
+        return None
+    last = x[-1]
+    x, y = _smooth(x, y)
+    return float(y[max(0, np.searchsorted(x, share * last, "right") - 1)])
+
+
+def _reached(x: np.ndarray, y: np.ndarray, level: float) -> float | None:
+    """Where the smoothed loss is first at the level or below it; None where it never is."""
+    if len(x) < SMOOTH:
+        return None
+    x, y = _smooth(x, y)
+    below = np.flatnonzero(y <= level)
+    return float(x[below[0]]) if len(below) else None
+
+
+def _marks(runs: list[RunResult], drawn: list[Sample]) -> list[str]:
+    """What a reader must know of the runs behind a measure."""
+    marks = []
+    seeds = min((len(run.counted) for run in runs), default=0)
+    if seeds:
+        marks.append("one seed" if seeds == 1 else f"{seeds} seeds")
+    if any(run.subset for run in runs):
+        marks.append("subset")
+    if any(run.stale for run in runs):
+        marks.append("stale")
+    if len(drawn) > 1 and len({_test_set(run) for run in runs}) > 1:
+        marks.append("different test images")
+    return marks
+
+
+def _whole(tests: list[TestView]) -> str:
+    """The verdict of a claim from those of its tests."""
+    ran = [test.verdict for test in tests if test.verdict != "not run"]
+    if not ran:
+        return "not run"
+    for worst in ("not reproduced", "inconclusive"):
+        if worst in ran:
+            return worst
+    return "reproduced" if len(ran) == len(tests) else "reproduced in part"
+
+
+def decide(
+    claims: list[Claim], tables: list[Table], paper: Paper, results: Results, compare: bool
+) -> tuple[list[ClaimView], list[str]]:
+    """Decide every claim from the results that exist.
+
+    A test holds when the whole interval of its measure lies within its tolerance, fails when the
+    whole interval lies outside, and is inconclusive between. Test images are drawn again, with the
+    same draw for every run that was scored on them (a paired bootstrap), and so are seeds.
+
+    Args:
+        compare: whether the runs are on the paper's data; if not, tests that need a number of the
+            paper are left out.
+
+    Returns:
+        a view for each claim, and the files that could not be used, as sentences.
+    """
+    bootstrap = Bootstrap(results)
+    decider = _Decider({t.id: t for t in tables}, paper, results, compare, bootstrap)
+    views = []
+    for claim in claims:
+        tests = [decider.decide(test) for test in claim.tests]
+        printed = [
+            (label, f"{one.value} {one.unit}: {one.method}, {one.metric}")
+            for label, one in claim.printed
+        ]
+        verdict = "by test" if claim.by_test else _whole(tests)
+        views.append(ClaimView(claim, verdict, tests, printed))
+    return views, bootstrap.problems
+
+
+def counts(views: list[ClaimView]) -> list[tuple[str, int]]:
+    """How many claims have each verdict, in the order of ``VERDICTS``; none of none."""
+    found = [(verdict, sum(v.verdict == verdict for v in views)) for verdict in VERDICTS]
+    return [(verdict, n) for verdict, n in found if n]
