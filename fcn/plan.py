@@ -24,6 +24,9 @@ ASSUMED_GPU, ASSUMED_CPU = 50.0, 0.1
 # Downloaded, unpacked and prepared, an archive takes about three times its size.
 DISK_FACTOR = 3
 PROBE_SECONDS = 6.0
+# Columns of config/tables.yaml that only the VOC server can fill, and the test set behind each.
+SERVER_SETS = {"voc2011_test": "voc2011test", "voc2012_test": "voc2012test"}
+TARGETS = ("submission", "released", "classifier")  # beside the tables and results/...
 
 
 def gpu_count() -> int:
@@ -53,28 +56,42 @@ def _gpus_present() -> int:
 
 
 def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
-    """The runs, with those that they start from, and the data sets of bounds behind ``targets``.
+    """The runs, with those that they start from, and further data sets behind ``targets``.
 
     ``targets`` are the words of a Snakemake command: names of tables and paths under ``results/``
     count; where there is none, the whole suite is asked for.
     """
     bounds = list(dict.fromkeys(bound["dataset"] for bound in suite.bounds))
-    named = [word for word in targets if word in suite.tables or word.startswith("results/")]
+    named = [
+        word
+        for word in targets
+        if word in suite.tables or word in TARGETS or word.startswith("results/")
+    ]
     if not named:
         return list(suite.runs.values()), bounds
     asked: dict[str, Run] = {}
     for run in suite.runs.values():
-        tables = {row.table for row in run.rows}
-        if any(word in tables or word.startswith(f"results/{run.id}/") for word in named):
+        names = {row.table for row in run.rows} | ({"released"} if run.released else set())
+        names |= {"submission"} if server_sets(suite, run) else set()
+        if any(word in names or word.startswith(f"results/{run.id}/") for word in named):
             steps = [run]
             while steps:
                 step = steps.pop()
                 if step.id not in asked:
                     asked[step.id] = step
                     steps += [suite.runs[parent] for parent in step.parents.values()]
-    return list(asked.values()), [
+    sets = [
         name for name in bounds if "bounds" in named or f"results/{name}/bounds.json" in named
     ]
+    if "submission" in named:
+        sets += {name: None for run in asked.values() for name in server_sets(suite, run)}
+    return list(asked.values()), sets
+
+
+def server_sets(suite: Suite, run: Run) -> list[str]:
+    """The VOC server's test sets that a run's rows have a column for."""
+    columns = {c for row in run.rows for c in suite.tables[row.table].get("columns", {})}
+    return [name for column, name in SERVER_SETS.items() if column in columns]
 
 
 def is_done(run: Run, seed: int, results: Path) -> bool:

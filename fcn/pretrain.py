@@ -33,7 +33,7 @@ class Classifier(nn.Module):
 
     def __init__(self, net: FCN, classes: int) -> None:
         super().__init__()
-        self.trunk = net.trunk
+        self.trunk = net.streams[0]
         self.top = self.trunk.top
         self.classify = nn.Linear(self.trunk.taps[self.top], classes)
 
@@ -102,7 +102,7 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
     }
     with atomic_dir(data_dir / "backbones" / name) as folder:
         lasting = {key: value for key, value in about.items() if key != "provenance"}
-        save(folder / "weights.safetensors", named_tensors(fcn.trunk.layers), lasting)
+        save(folder / "weights.safetensors", named_tensors(fcn.streams[0].layers), lasting)
         write_json(folder / "backbone.json", about)
     return about
 

@@ -320,3 +320,14 @@ def test_a_suite_for_the_cpu_is_not_estimated_as_a_gpus(suite, tmp_path):
 def test_archives_of_unknown_size_are_said(suite, tmp_path):
     suite.archives[VOC] = {**suite.archives[VOC], "size": None}
     assert "(1 of unknown size)" in plan.cost(suite, tmp_path, tmp_path)
+
+
+def test_the_other_targets_ask_for_their_runs():
+    suite = load_suite("paper")
+    runs, sets = plan.wanted(suite, ["submission"])
+    assert runs and {"voc2011test", "voc2012test"} == set(sets)
+    assert any(plan.server_sets(suite, run) for run in runs)
+    assert {"VOC2012test.tar"} <= set(plan.archives_needed(suite, runs, sets))
+    assert plan.wanted(suite, ["classifier"]) == ([], [])
+    released = load_suite("released")
+    assert len(plan.wanted(released, ["released"])[0]) == len(released.runs)

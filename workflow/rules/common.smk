@@ -8,7 +8,7 @@ from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
-from fcn.plan import gpu_count, preflight
+from fcn.plan import SERVER_SETS, gpu_count, preflight, server_sets
 from fcn.spec import fingerprint, load_suite
 
 validate(config, "../../config/schemas/config.yaml")

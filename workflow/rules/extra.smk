@@ -12,15 +12,8 @@ def some(paths, problem):
     return given
 
 
-# Columns of config/tables.yaml that only the server can fill, and the test set behind each.
-SERVER_SETS = {"voc2011_test": "voc2011test", "voc2012_test": "voc2012test"}
 SERVER_RUNS = {
-    test: [
-        run
-        for run in SUITE.runs.values()
-        if any(column in SUITE.tables[row.table].get("columns", {}) for row in run.rows)
-    ]
-    for column, test in SERVER_SETS.items()
+    test: [run for run in SUITE.runs.values() if test in server_sets(SUITE, run)] for test in SERVER_SETS.values()
 }
 
 
