@@ -27,10 +27,12 @@ def test_commands_are_understood(command):
 
 def test_tables_and_runs_that_are_named_are_targets():
     suite = load_suite("paper")
-    for word in re.findall(r"`(table\d|pami_table\d|figure\d|bounds|more_data)`", README):
+    for word in re.findall(r"`(\w*table\d|figure\d|context|more_data|dropout|class_balance)`", README):
         assert word in suite.tables
-    fed = {row.table for run in suite.runs.values() for row in run.rows} | {"bounds"}
-    assert set(re.findall(r"`(table\d|pami_table\d|figure\d|more_data|bounds)`", README)) == fed
+    fed = {row.table for run in suite.runs.values() for row in run.rows}
+    spans = (("table", 1, 5), ("pami_table", 2, 6), ("pami_table", 8, 8))
+    named = {f"{name}{k}" for name, first, last in spans for k in range(first, last + 1)}
+    assert {table for table in fed if re.fullmatch(r"(pami_)?table\d", table)} == named
     targets = re.findall(r"^snakemake .* results/(\S+?)/seed0/metrics.json", README, re.M)
     assert targets and all(target in suite.runs for target in targets)
     for run in re.findall(r"^python -m fcn (?:train|evaluate|time) (\S+)", README, re.M):
