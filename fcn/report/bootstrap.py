@@ -112,8 +112,13 @@ class Bootstrap:
             return None
         if ids not in self._weights:
             self._weights[ids] = image_weights(ids)
-        weights = self._weights[ids]
-        self._read[key] = (weights @ hit, weights @ truth, weights @ predicted)
+        drawn = self._weights[ids] @ np.concatenate((hit, truth, predicted), axis=1)
+        classes = hit.shape[1]
+        self._read[key] = (
+            drawn[:, :classes],
+            drawn[:, classes : 2 * classes],
+            drawn[:, 2 * classes :],
+        )
         return self._read[key]
 
     def draws(self, result: RunResult, origin: tuple[str, ...], rule: str) -> np.ndarray | None:

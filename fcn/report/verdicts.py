@@ -201,7 +201,7 @@ class _Decider:
         the suite's order, that has them all.
         """
         fixed: dict[str, Sample] = {}
-        choices: dict[str, list[tuple[RunResult, Sample]]] = {}
+        choices: dict[str, list[tuple[RunResult, list[float]]]] = {}
         for letter, value in test.values.items():
             if (value.paper or value.bounds == "distance") and not self.compare:
                 return "needs the paper's own data"
@@ -211,20 +211,18 @@ class _Decider:
             elif value.row is None:
                 return f"{value.name}: not measured"
             else:
-                pairs = [(run, self.of_run(value, run)) for run in self.runs(value)]
-                known = [(run, sample) for run, sample in pairs if sample]
+                runs = self.runs(value)
+                known = [(run, found) for run in runs if (found := self.measured(value, run))]
                 if not known:
-                    return f"{value.name}: {'not measured' if pairs else 'no run'}"
+                    return f"{value.name}: {'not measured' if runs else 'no run'}"
                 choices[letter] = known
-        sets = [_test_set(run) for known in choices.values() for run, _ in known]
-        for chosen in dict.fromkeys(sets):
-            together = {
-                letter: next((s for run, s in known if _test_set(run) == chosen), None)
-                for letter, known in choices.items()
-            }
-            if all(together.values()):
-                return {**fixed, **{k: s for k, s in together.items() if s}}
-        return {**fixed, **{letter: known[0][1] for letter, known in choices.items()}}
+        sets = [[_test_set(run) for run, _ in known] for known in choices.values()]
+        common = [one for one in sets[0] if all(one in other for other in sets)] if sets else []
+        samples = dict(fixed)
+        for letter, known in choices.items():
+            together = [pair for pair in known if _test_set(pair[0]) in common[:1]] or known
+            samples[letter] = self.sample(test.values[letter], *together[0])
+        return samples
 
     def fixed(self, value: Value) -> Sample | None:
         """A value that belongs to no run."""
@@ -266,28 +264,36 @@ class _Decider:
             distances.append(max(apart))
         return finite(min(distances, default=None))
 
-    def of_run(self, value: Value, run: RunResult) -> Sample | None:
-        if value.loss or value.axis:
-            return self.of_curve(value, run)
+    def column_of(self, value: Value) -> tuple[tuple[str, ...], float, str]:
+        """Where a value of a run stands: dotted path, factor to the column's unit, average."""
         column = self.column(value)
-        origin, scale, rule = value.origin, 1.0, "all"
-        if column:
-            origin, scale, rule = column.origin, column.scale, column.average
+        if column is None:
+            return value.origin, 1.0, "all"
+        return column.origin, column.scale, column.average
+
+    def measured(self, value: Value, run: RunResult) -> list[float]:
+        """A value of a run, for each counted seed that has it."""
+        if value.loss or value.axis:
+            return self.of_curves(value, run)
+        origin, scale, rule = self.column_of(value)
         if origin[:1] == ("architecture",):
-            point = finite(lookup(self.results.described.get(run.run.id), origin[1:]))
-            return None if point is None else Sample(point, runs=[run])
-        values = run.values(origin, rule)
+            fact = finite(lookup(self.results.described.get(run.run.id), origin[1:]))
+            return [] if fact is None else [fact]
+        return [found * scale for found in run.values(origin, rule)]
+
+    def sample(self, value: Value, run: RunResult, values: list[float]) -> Sample:
+        """What was measured, with its spread over test images and seeds."""
         point, _ = mean_and_std(values)
-        if point is None:
-            return None
+        assert point is not None
+        origin, scale, rule = self.column_of(value)
         if origin[:1] != ("metrics",):
-            return Sample(point * scale, _over_seeds(values, run, scale), [run])
+            return Sample(point, _over_seeds(values, run), [run])
         draws = self.bootstrap.draws(run, origin, rule)
         if draws is None:
-            return Sample(point * scale, None, [run], "no counts per image, so no interval")
-        return Sample(point * scale, draws * scale, [run])
+            return Sample(point, None, [run], "no counts per image, so no interval")
+        return Sample(point, draws * scale, [run])
 
-    def of_curve(self, value: Value, run: RunResult) -> Sample | None:
+    def of_curves(self, value: Value, run: RunResult) -> list[float]:
         values = []
         for seed in run.counted:
             point = None
@@ -299,8 +305,7 @@ class _Decider:
                 point = None if level is None else _reached(*curve, level)
             if point is not None:
                 values.append(point)
-        mean, _ = mean_and_std(values)
-        return None if mean is None else Sample(mean, _over_seeds(values, run, 1.0), [run])
+        return values
 
     def level(self, value: Value, seed: int) -> float | None:
         """The loss to be reached, from the same seed of the other run, or its first."""
@@ -370,11 +375,11 @@ def _test_set(run: RunResult) -> tuple[str, str]:
     return test["dataset"], test["split"]
 
 
-def _over_seeds(values: list[float], run: RunResult, scale: float) -> np.ndarray | None:
+def _over_seeds(values: list[float], run: RunResult) -> np.ndarray | None:
     """Draws of the mean over seeds; None from one seed, which has no spread."""
     if len(values) < 2:
         return None
-    draws = np.repeat(np.array(values)[:, None] * scale, DRAWS, axis=1)
+    draws = np.repeat(np.array(values)[:, None], DRAWS, axis=1)
     return combine_seeds(draws, run.run.id)
 
 

@@ -1,0 +1,619 @@
+"""Claims: the papers' own numbers, the bootstrap against plain loops, and planted results."""
+
+import ast
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fcn.errors import UserError
+from fcn.metrics import scores
+from fcn.report.averages import AVERAGES, METRICS, average, of_confusion
+from fcn.report.bootstrap import (
+    DRAWS,
+    Bootstrap,
+    combine_seeds,
+    image_weights,
+    interval,
+)
+from fcn.report.claims import Measure, Tolerance, read_claims
+from fcn.report.paper import parse_tables, read_paper
+from fcn.report.results import Results, load_results
+from fcn.report.verdicts import ClaimView, _Decider, _reached, decide
+from fcn.spec import CONFIG, Run, Suite, read_yaml
+from tests.test_report import make_run, make_suite, render, write, write_config, write_result
+
+TABLES = parse_tables(read_yaml(CONFIG / "tables.yaml"))
+PAPER = read_paper(CONFIG)
+CLAIMS = read_claims(CONFIG, TABLES, PAPER)
+CLASSES = 4
+
+
+def matrices(classes: int = CLASSES) -> st.SearchStrategy[np.ndarray]:
+    row = st.lists(st.integers(0, 50), min_size=classes, max_size=classes)
+    return st.lists(row, min_size=classes, max_size=classes).map(np.array)
+
+
+# ---------------------------------------------------------------- the claims as written
+
+
+def test_all_claims_are_there_and_what_holds_them_exists():
+    assert len(CLAIMS) == 38
+    assert all(bool(claim.tests) != bool(claim.by_test) for claim in CLAIMS)
+    for claim in CLAIMS:
+        assert not claim.by_test or (CONFIG.parent / claim.by_test).is_file()
+
+
+def test_the_papers_own_numbers_satisfy_every_claim():
+    """An oracle for rows, signs and tolerances: decided on the printed numbers, all hold."""
+    empty = Results(Path("nowhere"), {}, {}, [], [])
+    tables = {table.id: table for table in TABLES}
+    decider = _Decider(tables, PAPER, empty, True, Bootstrap(empty))
+    held: dict[str, list[str]] = {}
+    for claim in CLAIMS:
+        for test in claim.tests:
+            for label, point in decider.printed(test):
+                assert test.expect.verdict(point, point) == "reproduced", (claim.id, test.what)
+                held.setdefault(claim.id, []).append(label)
+    assert len(held) == 16 and sum(map(len, held.values())) == 48
+    assert held["context-skips"] == 2 * ["arXiv v2", "author's copy, Sept. 2015", "PAMI 2017"]
+
+
+def test_an_ablation_row_is_in_a_claim():
+    """A row that no claim needs is a row that nothing decides; some are only shown beside."""
+    needed = {
+        (value.table, value.row) for c in CLAIMS for t in c.tests for value in t.values.values()
+    }
+    shown_only = {"FCN-32s", "fc6 dilated", "rarefaction 16", "rarefaction 8"}
+    shown_only |= {"batch 20, momentum 0.99"}
+    for table in TABLES:
+        for row in table.rows if table.ablation else ():
+            assert (table.id, row.name) in needed or row.name in shown_only, (table.id, row.name)
+
+
+def raw_claims() -> dict[str, Any]:
+    return json.loads(json.dumps(read_yaml(CONFIG / "claims.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        (("tests", 0, "values", "a"), "FCN-64s", "no row 'FCN-64s'"),
+        (("tests", 0, "table"), "table22", "no table 'table22'; did you mean table2"),
+        (("tests", 0, "column"), "mean_ui", "no column 'mean_ui'; did you mean mean_iu"),
+        (("tests", 0, "measure"), "a - c", "differ in: b, c"),
+        (("tests", 0, "measure"), "a ** b", "is no measure"),
+        (("tests", 0, "expect"), "moer", "no tolerance 'moer'; did you mean more"),
+        (("tests", 0, "expect"), {"above": 1}, "expect"),
+        (("tests", 0, "values", "a"), {"paper": {}}, "values.a"),
+        (
+            ("tests", 0, "values", "a"),
+            {"paper": {"edition": "cvpr", "table": "Table 9", "method": "x", "metric": "y"}},
+            "no number",
+        ),
+        (("tests", 0, "unit"), "miles", "miles"),
+        (("by_test",), "tests/x.py", "skip-pool4"),
+    ],
+)
+def test_a_mistake_in_a_claim_is_one_sentence(
+    tmp_path: Path, place: tuple, value: Any, expected: str
+):
+    raw = raw_claims()
+    raw["claims"] = {"skip-pool4": raw["claims"]["skip-pool4"]}
+    inner = raw["claims"]["skip-pool4"]
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    write(tmp_path / "claims.yaml", raw)
+    with pytest.raises(UserError) as error:
+        read_claims(tmp_path, TABLES, PAPER)
+    assert expected in str(error.value) and "claims.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- measures and tolerances
+
+
+def trees() -> st.SearchStrategy[str]:
+    leaf = st.sampled_from(["a", "b", "c"]) | st.integers(1, 9).map(str)
+
+    def grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        pair = st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda p: f"({' '.join(p)})")
+        call = st.tuples(st.sampled_from(["min", "max"]), inner, inner)
+        return pair | call.map(lambda p: f"{p[0]}({p[1]}, {p[2]})") | inner.map("abs({})".format)
+
+    return st.recursive(leaf, grow, max_leaves=8)
+
+
+@given(trees(), st.lists(st.floats(-100, 100), min_size=3, max_size=3))
+def test_a_measure_equals_python(text: str, numbers: list[float]):
+    values = dict(zip("abc", numbers, strict=True))
+    expected = eval(text, {"min": min, "max": max, "abs": abs}, values)
+    measure = Measure.parse(text, "here")
+    assert float(measure(values)) == pytest.approx(expected)
+    drawn = measure({k: np.full(3, v) for k, v in values.items()})
+    assert np.allclose(drawn, expected)
+    assert measure.letters == {
+        n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)
+    } - {
+        "min",
+        "max",
+        "abs",
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["a.b", "a[0]", "open(a)", "a ** b", "'a'", "a if b else c", "min(a)", "a <", "True"]
+)
+def test_a_measure_is_nothing_but_arithmetic(text: str):
+    with pytest.raises(UserError, match="is no measure"):
+        Measure.parse(text, "here")
+
+
+@given(
+    st.sampled_from([(0.0, math.inf), (-math.inf, 1.5), (-1.5, 1.5)]),
+    st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(sorted),
+)
+def test_a_verdict_is_decided_only_by_the_whole_interval(bounds: tuple, ends: list[float]):
+    tolerance = Tolerance(bounds[0], bounds[1], "why")
+    verdict = tolerance.verdict(*ends)
+    inside = [bounds[0] < x < bounds[1] for x in np.linspace(ends[0], ends[1], 50)]
+    if verdict == "reproduced":
+        assert all(inside)
+    elif verdict == "not reproduced":
+        assert not any(inside)
+    else:
+        low, high = bounds
+        assert ends[0] <= low <= ends[1] or ends[0] <= high <= ends[1]
+
+
+# ---------------------------------------------------------------- averages
+
+
+def plain(metric: str, confusion: np.ndarray, rule: str) -> float | None:
+    """The four metrics by loops over classes and pixels, without arrays' rules."""
+    n = len(confusion)
+    rows = range(1 if rule == "objects" else 0, n)
+    classes = range(1 if rule in ("objects", "without_background") else 0, n)
+    truth = {i: sum(int(confusion[i, j]) for j in range(n)) if i in rows else 0 for i in range(n)}
+    hit = {i: int(confusion[i, i]) if i in rows else 0 for i in range(n)}
+    claimed = {j: sum(int(confusion[i, j]) for i in rows) for j in range(n)}
+    union = {i: truth[i] + claimed[i] - hit[i] for i in range(n)}
+    pixels = sum(truth[i] for i in classes)
+    if metric == "pixel_accuracy":
+        return sum(hit[i] for i in classes) / pixels if pixels else None
+    if metric == "frequency_weighted_iu":
+        weighted = sum(truth[i] * hit[i] / union[i] for i in classes if truth[i])
+        return weighted / pixels if pixels else None
+    if metric == "mean_accuracy":
+        values = [hit[i] / truth[i] for i in classes if truth[i]]
+    else:
+        counted = truth if rule == "present" else union
+        values = [hit[i] / union[i] for i in classes if counted[i]]
+    return sum(values) / len(values) if values else None
+
+
+@given(matrices(), st.sampled_from(sorted(AVERAGES)), st.sampled_from(METRICS))
+def test_averages_against_plain_loops(confusion: np.ndarray, rule: str, metric: str):
+    expected, value = plain(metric, confusion, rule), of_confusion(metric, confusion, rule)
+    assert value is None if expected is None else value == pytest.approx(expected)
+
+
+@given(matrices(), st.booleans())
+def test_averages_equal_what_evaluation_writes(confusion: np.ndarray, present: bool):
+    written = scores(confusion, present_only=present)
+    rule = "present" if present else "all"
+    for metric in METRICS:
+        expected = getattr(written, metric)
+        value = of_confusion(metric, confusion.tolist(), rule)
+        assert value is None if expected is None else value == pytest.approx(expected)
+
+
+def test_averages_differ_where_they_should():
+    """A class that is predicted and absent, and background that is taken for an object."""
+    confusion = np.array([[50, 10, 0, 2], [0, 30, 0, 1], [5, 5, 20, 0], [0, 0, 0, 0]])
+    values = {rule: of_confusion("mean_iu", confusion, rule) or 0.0 for rule in AVERAGES}
+    assert len({round(value, 6) for value in values.values()}) == 4
+    assert values["present"] > values["all"]
+    assert values["objects"] > values["without_background"]
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "x", [[1, 2]], [[1], [2, 3]], [[math.nan]], []])
+def test_what_is_no_confusion_matrix_has_no_average(wrong: Any):
+    assert of_confusion("mean_iu", wrong, "present") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"average": "prezent"}, "prezent"), ({"average": "present", "from": "train.loss"}, "takes")],
+)
+def test_a_wrong_average_in_a_column_is_a_sentence(change: dict, expected: str):
+    table = read_yaml(CONFIG / "tables.yaml")["table5"]
+    columns = {"mean_iu": {**table["columns"]["mean_iu"], **change}}
+    with pytest.raises(UserError, match=expected):
+        parse_tables({"table5": {**table, "columns": columns, "extra": {}, "notes": []}})
+
+
+# ---------------------------------------------------------------- the bootstrap
+
+
+def test_resampled_test_sets_are_test_sets():
+    weights = image_weights([f"{i}" for i in range(37)])
+    assert weights.shape == (DRAWS, 37)
+    assert (weights.sum(1) == 37).all() and (weights >= 0).all()
+    assert np.array_equal(weights, weights.round())
+    # Each image is drawn about once, with the variance 1 - 1/n of multinomial counts.
+    assert abs(weights.mean(0) - 1).max() < 0.15
+    assert weights.var(0).mean() == pytest.approx(1 - 1 / 37, abs=0.05)
+    assert np.array_equal(weights, image_weights([f"{i}" for i in range(37)]))
+    assert not np.array_equal(weights, image_weights([f"{i + 1}" for i in range(37)]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 1000))
+def test_seeds_spread_as_the_mean_of_so_many(n: int, seed: int):
+    values = np.random.default_rng(seed).normal(size=n)
+    drawn = combine_seeds(np.repeat(values[:, None], DRAWS, axis=1), f"run {seed}")
+    assert drawn.mean() == pytest.approx(values.mean(), abs=5 * values.std(ddof=1) / 30)
+    assert drawn.var() == pytest.approx(values.var(ddof=1) / n, rel=0.25)
+
+
+def test_one_seed_keeps_its_draws():
+    draws = np.random.default_rng(0).normal(size=(1, DRAWS))
+    assert np.array_equal(combine_seeds(draws, "x"), draws[0])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=DRAWS // 20, max_size=DRAWS // 20))
+def test_an_interval_holds_95_percent(values: list[float]):
+    low, high = interval(np.array(values))
+    inside = [low <= v <= high for v in values]
+    assert sum(inside) >= 0.94 * len(values) - 2
+    assert min(values) <= low <= high <= max(values)
+
+
+def planted(
+    results: Path,
+    run: Run,
+    seed: int,
+    quality: float,
+    images: int = 60,
+    names: str = "image",
+    noise: int = 0,
+) -> Path:
+    """A run whose prediction of each image is right for about ``quality`` of its pixels."""
+    random = np.random.default_rng(7)  # the same images for every run
+    truth = random.integers(1, 200, (images, CLASSES))
+    luck = random.normal(0, 0.05, (images, 1))
+    own = np.random.default_rng([seed, noise, int(1e6 * quality)]).normal(0, 0.01, truth.shape)
+    hit = np.floor(truth * np.clip(quality + luck + own, 0, 1)).astype(np.int64)
+    missed = truth - hit
+    matrix = np.zeros((CLASSES, CLASSES), np.int64)
+    for c in range(CLASSES):
+        matrix[c, c] = hit[:, c].sum()
+        matrix[c, (c + 1) % CLASSES] += missed[:, c].sum()
+    predicted = hit + np.roll(missed, 1, axis=1)
+    four = scores(matrix)
+    folder = write_result(
+        results,
+        run,
+        seed,
+        tuple(float(getattr(four, metric) or 0) for metric in METRICS),  # type: ignore[arg-type]
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["tasks"]["semantic"]["confusion"] = matrix.tolist()
+    write(folder / "metrics.json", metrics)
+    np.savez_compressed(
+        folder / "per_image.npz",
+        ids=np.array([f"{names}{i}" for i in range(images)]),
+        semantic_true_positive=hit,
+        semantic_truth=truth,
+        semantic_predicted=predicted,
+    )
+    return folder
+
+
+def decided(
+    suite: Suite,
+    root: Path,
+    claim: str = "skip-pool4",
+    server: list | None = None,
+) -> tuple[ClaimView, list[str]]:
+    found = load_results(suite, root / "results", server or [])
+    claims = [one for one in CLAIMS if one.id == claim]
+    views, problems = decide(claims, TABLES, PAPER, found, suite.compare)
+    return views[0], problems
+
+
+def pair(seeds: tuple[int, ...] = (0,)) -> tuple[Run, Run]:
+    return (
+        make_run("voc2011/fcn32s", (("table2", "FCN-32s"),), seeds),
+        make_run("voc2011/fcn16s", (("table2", "FCN-16s"),), seeds),
+    )
+
+
+def test_draws_equal_a_test_set_put_together_by_hand(tmp_path: Path):
+    run, _ = pair()
+    folder = planted(tmp_path / "results", run, 0, 0.7, images=9)
+    found = load_results(make_suite(run), tmp_path / "results", [])
+    bootstrap = Bootstrap(found)
+    result = found.runs[run.id]
+    counts = np.load(folder / "per_image.npz")
+    weights = image_weights([f"image{i}" for i in range(9)])
+    for rule in ("all", "present", "without_background"):
+        drawn = bootstrap.draws(result, ("metrics", "tasks", "semantic", "mean_iu"), rule)
+        assert drawn is not None and drawn.shape == (DRAWS,)
+        for k in (0, 1, DRAWS - 1):
+            images = [i for i in range(9) for _ in range(int(weights[k, i]))]
+            hit, truth, predicted = (
+                np.sum([counts[f"semantic_{part}"][i] for i in images], 0)
+                for part in ("true_positive", "truth", "predicted")
+            )
+            expected = float(average("mean_iu", hit, truth, predicted, rule))
+            assert drawn[k] == pytest.approx(expected, abs=1e-12)
+    assert bootstrap.problems == []
+    origin = ("metrics", "tasks", "semantic", "mean_iu")
+    assert bootstrap.draws(result, origin, "objects") is None
+    assert bootstrap.draws(result, ("train", "loss"), "all") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        (0.6, 0.7, "reproduced"),
+        (0.7, 0.6, "not reproduced"),
+        (0.6500, 0.6501, "inconclusive"),
+    ],
+)
+def test_a_planted_difference_is_found(tmp_path: Path, first: float, second: float, verdict: str):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, first)
+    planted(tmp_path / "results", high, 0, second)
+    view, problems = decided(make_suite(low, high), tmp_path)
+    test, other = view.tests
+    assert problems == [] and test.verdict == verdict and other.verdict == "not run"
+    assert view.verdict == ("reproduced in part" if verdict == "reproduced" else verdict)
+    assert test.point is not None and test.low is not None and test.high is not None
+    points = [
+        r.values(("metrics", "tasks", "semantic", "mean_iu"))[0] for _, _, r in test.values if r
+    ]
+    assert test.point == pytest.approx(100 * (points[0] - points[1]))
+    assert test.low < test.point < test.high
+    assert test.paper == [("+3.0", "CVPR 2015")] and other.paper == [("+1.4", "PAMI 2017")]
+    assert test.marks == ["one seed"]
+
+
+def test_the_same_images_make_the_interval_narrower(tmp_path: Path):
+    """Pairing removes the luck of the images, which both runs share."""
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.65)
+    widths = {}
+    for names in ("image", "another"):
+        planted(tmp_path / "results", high, 0, 0.66, names=names)
+        test = decided(make_suite(low, high), tmp_path)[0].tests[0]
+        assert test.low is not None and test.high is not None
+        widths[names] = test.high - test.low
+    assert widths["image"] < 0.5 * widths["another"]
+
+
+def test_a_run_against_itself_has_no_difference_and_decides_nothing(tmp_path: Path):
+    run = make_run("voc2011/one", (("table2", "FCN-32s"), ("table2", "FCN-16s")))
+    planted(tmp_path / "results", run, 0, 0.65)
+    test = decided(make_suite(run), tmp_path)[0].tests[0]
+    assert (test.point, test.low, test.high) == (0, 0, 0)
+    assert test.verdict == "inconclusive"
+
+
+def test_seeds_that_disagree_widen_the_interval(tmp_path: Path):
+    low, high = pair(seeds=(0, 1, 2))
+    for seed, quality in enumerate((0.60, 0.66, 0.72)):
+        planted(tmp_path / "results", low, seed, 0.65, noise=seed)
+        planted(tmp_path / "results", high, seed, quality)
+    view, _ = decided(make_suite(low, high), tmp_path)
+    assert view.tests[0].verdict == "inconclusive" and view.tests[0].marks == ["3 seeds"]
+    for seed in (1, 2):
+        for run in (low, high):
+            folder = run.directory(tmp_path / "results", seed)
+            (folder / "metrics.json").unlink()
+    view, _ = decided(make_suite(low, high), tmp_path)
+    assert view.tests[0].verdict == "not reproduced" and view.tests[0].marks == ["one seed"]
+
+
+def test_without_counts_of_the_images_nothing_is_decided(tmp_path: Path):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.6)
+    folder = planted(tmp_path / "results", high, 0, 0.7)
+    (folder / "per_image.npz").unlink()
+    view, problems = decided(make_suite(low, high), tmp_path)
+    assert view.tests[0].verdict == "inconclusive" and problems == []
+    assert "no counts per image" in view.tests[0].reason and view.tests[0].low is None
+
+
+def test_counts_of_another_evaluation_are_not_used(tmp_path: Path):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.6)
+    folder = planted(tmp_path / "results", high, 0, 0.7)
+    other = planted(tmp_path / "other", high, 0, 0.8)
+    (folder / "per_image.npz").write_bytes((other / "per_image.npz").read_bytes())
+    view, problems = decided(make_suite(low, high), tmp_path)
+    assert view.tests[0].verdict == "inconclusive"
+    assert problems == [
+        "results/voc2011/fcn16s/seed0/per_image.npz: its counts are not those of metrics.json, "
+        "so no interval is made from it."
+    ]
+    (folder / "per_image.npz").write_bytes(b"PK\x03\x04 cut")
+    _, problems = decided(make_suite(low, high), tmp_path)
+    assert len(problems) == 1 and "cannot be read" in problems[0]
+
+
+def test_runs_of_one_test_set_are_taken_together(tmp_path: Path):
+    runs = [
+        make_run("voc2012/fcn32s", (("table2", "FCN-32s"),)),
+        make_run("voc2011/fcn32s", (("table2", "FCN-32s"),)),
+        make_run("voc2011/fcn16s", (("table2", "FCN-16s"),)),
+    ]
+    for run, quality in zip(runs, (0.9, 0.6, 0.7), strict=True):
+        planted(tmp_path / "results", run, 0, quality)
+    view, _ = decided(make_suite(*runs), tmp_path)
+    assert [run.run.id for _, _, run in view.tests[0].values if run] == [
+        "voc2011/fcn16s",
+        "voc2011/fcn32s",
+    ]
+    assert view.tests[0].verdict == "reproduced"
+    view, _ = decided(make_suite(runs[0], runs[2]), tmp_path)
+    assert "different test images" in view.tests[0].marks
+
+
+def test_subset_and_stale_are_marked(tmp_path: Path):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.6)
+    folder = planted(tmp_path / "results", high, 0, 0.7)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write(folder / "metrics.json", {**metrics, "subset": True, "config_hash": "0" * 12})
+    view, _ = decided(make_suite(low, high), tmp_path)
+    assert view.tests[0].marks == ["one seed", "subset", "stale"]
+
+
+# ---------------------------------------------------------------- other kinds of values
+
+
+def test_nothing_run_is_not_run_and_says_what_is_missing(tmp_path: Path):
+    found = load_results(make_suite(), tmp_path / "results", [])
+    views, problems = decide(CLAIMS, TABLES, PAPER, found, True)
+    assert problems == []
+    for view in views:
+        assert view.verdict == ("by test" if view.claim.by_test else "not run"), view.claim.id
+        for test in view.tests:
+            assert test.reason and test.ours == ""
+
+
+def test_other_data_are_not_set_against_the_papers_numbers(tmp_path: Path):
+    run = make_run("scenes/alexnet", (("table1", "FCN-AlexNet"),))
+    planted(tmp_path / "results", run, 0, 0.5)
+    view, _ = decided(replace(make_suite(run), compare=False), tmp_path, "worst-backbone")
+    assert view.verdict == "not run" and "paper's own data" in view.tests[0].reason
+    view, _ = decided(make_suite(run), tmp_path, "worst-backbone")
+    assert view.verdict != "not run" and view.tests[0].point is not None
+
+
+@pytest.mark.parametrize(("ms", "verdict"), [(10.0, "reproduced"), (30.0, "not reproduced")])
+def test_times_of_section_31_decide_by_themselves(tmp_path: Path, ms: float, verdict: str):
+    whole = {"forward_ms": ms, "backward_ms": 30.0, "cells": 100}
+    patches = {"per_crop_batched_ms": 1.0, "per_crop_batched_backward_ms": 2.0}
+    write(tmp_path / "results" / "classifier.json", {**whole, **patches})
+    view, _ = decided(make_suite(), tmp_path, "whole-image-speed")
+    assert [test.verdict for test in view.tests] == [verdict, "reproduced"]
+    assert view.tests[0].point == pytest.approx(100 / ms) and view.tests[0].low is None
+    assert view.tests[0].paper == [("5.45", "CVPR 2015 = PAMI 2017")]
+
+
+def test_a_score_of_the_server_decides(tmp_path: Path):
+    entry = {"table": "pami_table4", "row": "FCN-8s", "run": "voc2011/fcn8s", "seed": 0}
+    entry = {**entry, "date": "2026-01-02", "voc2012_test": 67.0}
+    view, _ = decided(make_suite(), tmp_path, "voc-test", [entry])
+    assert [test.verdict for test in view.tests] == ["not run", "reproduced"]
+    assert view.tests[1].point == pytest.approx(67.0 / 51.6)
+
+
+def write_curve(folder: Path, losses: np.ndarray, images: int, seconds: float) -> None:
+    updates = 20 * np.arange(1, len(losses) + 1)
+    frame = {"update": updates, "images": images * updates, "seconds": seconds * updates}
+    pd.DataFrame({**frame, "loss": losses, "learning_rate": 1e-4}).to_csv(
+        folder / "loss.csv", index=False
+    )
+
+
+def test_curves_of_figure_5(tmp_path: Path):
+    rows = ("full images", "50% sampling", "25% sampling")
+    runs = [make_run(f"voc2011/p{i}", (("figure5", row),)) for i, row in enumerate(rows)]
+    losses = 0.3 + np.exp(-np.arange(100) / 30)
+    for i, run in enumerate(runs):
+        folder = planted(tmp_path / "results", run, 0, 0.6)
+        write_curve(folder, losses, 20 * 2**i, 2.0**i)
+    view, _ = decided(make_suite(*runs), tmp_path, "patches")
+    assert view.verdict == "reproduced"
+    assert [round(test.point or 0, 6) for test in view.tests] == [1, 1, 2, 2, 4]
+    write_curve(runs[1].directory(tmp_path / "results", 0), losses * 1.5, 40, 2.0)
+    view, _ = decided(make_suite(*runs), tmp_path, "patches")
+    assert view.tests[0].verdict == "not reproduced" and view.tests[0].point == pytest.approx(1.5)
+    write_curve(runs[1].directory(tmp_path / "results", 0), losses + 5, 40, 2.0)
+    view, _ = decided(make_suite(*runs), tmp_path, "patches")
+    assert view.tests[2].verdict == "not run" and "not measured" in view.tests[2].reason
+
+
+@given(st.lists(st.floats(0.1, 3), min_size=3, max_size=40), st.floats(0.1, 3))
+def test_a_level_is_reached_where_a_plain_loop_says(losses: list[float], level: float):
+    x = np.arange(len(losses), dtype=float)
+    expected = next(
+        (float(i) for i in range(2, len(losses)) if sum(losses[i - 2 : i + 1]) / 3 <= level), None
+    )
+    means = [abs(sum(losses[i - 2 : i + 1]) / 3 - level) for i in range(2, len(losses))]
+    if min(means) > 1e-9:
+        assert _reached(x, np.array(losses), level) == expected
+
+
+def test_bounds_are_the_least_generous_method_and_the_nearest(tmp_path: Path):
+    paper = {"128": 0.509, "64": 0.733, "32": 0.861, "16": 0.928, "8": 0.964, "4": 0.985}
+    lower = {factor: value - 0.02 for factor, value in paper.items()}
+    write(
+        tmp_path / "results" / "voc2011" / "bounds.json",
+        {"methods": {"lower": lower, "near": {**paper, "64": 0.738}}},
+    )
+    view, _ = decided(make_suite(), tmp_path, "resolution")
+    assert [test.verdict for test in view.tests] == ["not run", "reproduced", "reproduced"]
+    assert view.tests[1].point == pytest.approx(94.4)
+    assert view.tests[2].point == pytest.approx(0.5)
+
+
+def test_the_page_and_the_exports_have_the_claims(tmp_path: Path):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.6)
+    planted(tmp_path / "results", high, 0, 0.7)
+    _, records, summary = render(make_suite(low, high), tmp_path)
+    assert summary["claims"] == {"reproduced in part": 1, "by test": 2, "not run": 35}
+    text = (tmp_path / "out" / "tables.html").read_text()
+    assert text.index('id="claims"') < text.index('id="reading"')
+    block = text.split('id="claim-skip-pool4"')[1].split("</tbody>")[0]
+    (record,) = [r for r in records if r["row"] == "11 skip-pool4" and r["status"] == "reproduced"]
+    shown = f"+{float(record['ours_mean']):.1f} [+{float(record['interval_low']):.1f}, "
+    shown += f"+{float(record['interval_high']):.1f}]"
+    assert shown in block and "one seed" in block and 'href="#table2"' in block
+    assert '<a href="#run-voc2011-fcn16s"' in block and "+3.0" in block
+    for kind in ("md", "tex"):
+        export = (tmp_path / "out" / f"tables.{kind}").read_text()
+        assert "A skip from pool4 improves the net." in export and "reproduced" in export
+    table = list(csv.DictReader(io.StringIO((tmp_path / "out" / "tables.csv").read_text())))
+    assert len({r["row"] for r in table if r["table"] == "claims"}) == 38
+    other, _, _ = render(replace(make_suite(low, high), compare=False), tmp_path, config=CONFIG)
+    assert "on other data than the paper" in other.text
+    bare, _, summary = render(
+        make_suite(low, high), tmp_path, config=write_config(tmp_path / "config")
+    )
+    assert summary["claims"] == {} and 'id="claims"' not in bare.text
+
+
+def test_a_pair_is_decided_in_a_fraction_of_a_second(tmp_path: Path):
+    """736 images of 21 classes, as seg11valid."""
+    low, high = pair()
+    counts = np.random.default_rng(0).integers(0, 9000, (736, 21))
+    for run in (low, high):
+        folder = planted(tmp_path / "results", run, 0, 0.6)
+        parts = {f"semantic_{part}": counts for part in ("true_positive", "truth", "predicted")}
+        ids = np.array([f"{i}" for i in range(736)])
+        np.savez_compressed(folder / "per_image.npz", ids=ids, **parts)  # type: ignore[arg-type]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["tasks"]["semantic"]["confusion"] = np.diag(counts.sum(0)).tolist()
+        write(folder / "metrics.json", metrics)
+    start = process_time()
+    view, problems = decided(make_suite(low, high), tmp_path)
+    assert process_time() - start < 1  # about 0.1 s; the rest is for a busy machine
+    assert view.tests[0].low is not None and problems == []
