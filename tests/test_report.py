@@ -852,6 +852,96 @@ def test_table_1_columns_that_need_no_training(tmp_path: Path):
     assert len(times) == 3
 
 
+def test_other_averages_stand_beside_the_first(tmp_path: Path):
+    """A third class is predicted and not in the truth: 30 of 33 on SIFT Flow, in small."""
+    confusion = [[50, 10, 5], [4, 30, 1], [0, 0, 0]]
+    first, second = 50 / 69, 30 / 45
+    expected = {
+        ("pami_table6", "FCN-8s (two-head)"): {
+            "mean_iu": (first + second) / 2,
+            "mean_iu_all": (first + second + 0) / 3,
+        },
+        ("context", "FCN-8s"): {
+            "mean_iu": (first + second + 0) / 3,
+            "mean_iu_without_background": (second + 0) / 2,
+        },
+        ("pami_table8", "Reference"): {
+            "mean_iu_without_background": (second + 0) / 2,
+            "mean_iu_objects": (30 / 35 + 0) / 2,
+        },
+    }
+    run = make_run("voc2011/any", tuple(expected))
+    folder = write_result(tmp_path / "results", run, 0, (0.8, 0.6, (first + second) / 3, 0.7))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["tasks"]["semantic"]["confusion"] = confusion
+    write(folder / "metrics.json", metrics)
+    page, records, _ = render(make_suite(run), tmp_path)
+    for (table, row), columns in expected.items():
+        found = {r["metric"]: r for r in records if (r["table"], r["row"]) == (table, row)}
+        for column, value in columns.items():
+            assert float(found[column]["ours_mean"]) == pytest.approx(100 * value)
+            assert f"{100 * value:.1f}" in page.status(table, run.id)
+    record = next(r for r in records if r["metric"] == "mean_iu_all")
+    assert (record["paper"], record["difference"]) == ("", "")
+
+
+def test_scores_of_the_server_stand_beside_the_papers(tmp_path: Path):
+    entry = {"table": "pami_table4", "row": "FCN-8s", "voc2012_test": 66.9, "run": "voc2011/fcn8s"}
+    config = write_config(tmp_path / "config")
+    (config / "server_scores.yaml").write_text(
+        json.dumps([{**entry, "seed": 0, "date": "2026-03-01", "note": "anonymous result 17"}])
+    )
+    page, records, _ = render(make_suite(), tmp_path, config=config)
+    (line,) = page.lines("pami_table4", "ours")
+    assert "voc2011/fcn8s, seed 0" in line and "66.9" in line
+    assert "anonymous result 17" in line[-1] and "2026-03-01" in line[-1]
+    assert "−0.3" in page.lines("pami_table4", "difference")[0]
+    (record,) = [r for r in records if r["status"].startswith("server")]
+    assert float(record["difference"]) == pytest.approx(66.9 - 67.2)
+    assert "no run in this suite" in page.lines("table3", "ours")[0][-1]
+
+
+def test_section_31_is_filled_from_its_own_file(tmp_path: Path):
+    times = {"forward_ms": 21.9, "per_crop_batched_ms": 1.25, "per_crop_single_backward_ms": 9.0}
+    write(tmp_path / "results" / "classifier.json", {**times, "device": "cuda"})
+    page, records, _ = render(make_suite(), tmp_path)
+    batched, alone, whole = page.lines("section31", "ours")
+    assert "1.2" in batched and "9.0" in alone and "21.9" in whole and "cuda" in whole[-1]
+    ours = {(r["row"], r["metric"]): r["ours_mean"] for r in records if r["table"] == "section31"}
+    assert ours["the whole image", "forward_ms"] == "21.9"
+    assert ours["one patch, in a batch", "backward_ms"] == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("train:   0%|   | 0/9\rtrain:  41%|####  | 4/9 [00:09<00:03]", "running, or stopped"),
+        ("", "running, or stopped"),
+        ("train: 41%|####  | 4/9\nTraceback (most recent call last):\nOSError: x", "failed: see"),
+        ("train: 41%|####  | 4/9\ndata/x.png: no such file.", "failed: see"),
+    ],
+)
+def test_a_run_in_progress_is_no_failure(tmp_path: Path, log: str, expected: str):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),))
+    path = tmp_path / "logs" / "train" / run.id / "seed0.log"
+    path.parent.mkdir(parents=True)
+    path.write_text(log)
+    page, _, _ = render(make_suite(run), tmp_path)
+    line = page.status("table2", run.id)
+    assert expected in line and f"logs/train/{run.id}/seed0.log" in line
+    assert ("failed" in line) == expected.startswith("failed")
+
+
+def test_what_no_run_names_is_folded_or_a_line(tmp_path: Path):
+    run = make_run("voc2011/sum", (("skip_fusion", "sum"),))
+    write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+    page, _, _ = render(make_suite(run, bounds=False), tmp_path)
+    ids = {attrs.get("id"): tag for tag, attrs in page.tags if "id" in attrs}
+    assert ids["skip_fusion"] == "section" and ids["table1"] == "details"
+    assert "dropout" not in ids and "Ablations that no run here makes:" in page.text
+    assert "60.0" in page.status("skip_fusion", run.id)
+
+
 def test_bounds_say_which_method_fits_all_six(tmp_path: Path):
     paper = {"128": 0.50949, "64": 0.7331, "32": 0.861, "16": 0.928, "8": 0.9641, "4": 0.98455}
     off = {**paper, "64": 0.7336}
