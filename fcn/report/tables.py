@@ -403,9 +403,19 @@ def feeding(results: Results, table: str) -> dict[str, list[RunResult]]:
 def build_table(
     table: Table, paper: Paper, results: Results, rows: dict[str, list[RunResult]]
 ) -> tuple[TableView, list[Record]]:
-    """Join a table of the paper with the runs that feed its rows; a row it lacks is added."""
+    """Join a table of the paper with the runs that feed its rows; a row it lacks is added.
+
+    Of an ablation, rows without a run and without a printed number are only named below it.
+    """
     builder = _Builder(table, paper, results)
-    groups = [builder.group(row, rows.get(row.name, [])) for row in table.rows]
+    idle = [
+        row
+        for row in table.rows
+        if table.ablation and row.name not in rows and not builder.printed(row)
+    ]
+    groups = [builder.group(row, rows.get(row.name, [])) for row in table.rows if row not in idle]
+    names = ", ".join(f"“{row.name}”" for row in idle)
+    verdict = f"No run in this suite: {names}." if names else ""
     known = {row.name for row in table.rows}
     for name, runs in rows.items():
         if name not in known:
@@ -416,7 +426,7 @@ def build_table(
     ]
     order = [*(row.name for row in table.rows), *(name for name in rows if name not in known)]
     runs = list({r.run.id: r for name in order for r in rows.get(name, [])}.values())
-    return TableView(table, heads, groups, _notes(table), runs), builder.records
+    return TableView(table, heads, groups, _notes(table), runs, verdict), builder.records
 
 
 def build_book(tables: list[Table], paper: Paper, results: Results) -> Book:

@@ -214,7 +214,7 @@ class _Decider:
                 runs = self.runs(value)
                 known = [(run, found) for run in runs if (found := self.measured(value, run))]
                 if not known:
-                    return f"{value.name}: {'not measured' if runs else 'no run'}"
+                    return f"“{value.name}”: {'not measured' if runs else 'no run'}"
                 choices[letter] = known
         sets = [[_test_set(run) for run, _ in known] for known in choices.values()]
         common = [one for one in sets[0] if all(one in other for other in sets)] if sets else []
