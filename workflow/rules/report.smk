@@ -18,6 +18,7 @@ rule report:
     # After a failure (onerror, below) it is rendered again from what there is.
     input:
         [] if config["partial"] else results_of(RUNS) + BOUNDS + CLASSIFIER + ["results/architecture.json"],
+        "config/claims.yaml",
         "config/tables.yaml",
         "config/server_scores.yaml",
         "config/paper_numbers.csv",
