@@ -1,6 +1,7 @@
 # make demo   set up .venv, run the demo suite, say where its report is
 # make test   set up .venv, run the tests
 # make lint   style, formatting and types
+# make bench  measure speed into reports/benchmarks.html; more options: python -m fcn bench --help
 # make setup  only set up .venv, once, and again when a lock changes
 # make clean  remove .venv and caches; data/, results/ and reports/ stay
 # Needed: make and Python 3.11 or newer (another one than python3: make demo PYTHON=/path/to/python3.12).
@@ -12,7 +13,7 @@ SNAKEMAKE := env -u PYTHONDONTWRITEBYTECODE PATH="$(CURDIR)/$(BIN):$$PATH" snake
 # The tests' own threads would stall each other beside two test processes.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint bench setup clean
 
 demo: setup
 	$(SNAKEMAKE) --cores $(CORES) --config suite=demo
@@ -25,6 +26,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m fcn bench
 
 setup: $(READY)
 

@@ -271,6 +271,24 @@ def _predict(args: argparse.Namespace) -> None:
     main(args)
 
 
+def _bench(args: argparse.Namespace) -> None:
+    _threads(args)
+    from fcn.bench.run import bench
+
+    bench(
+        args.device,
+        args.out,
+        args.quick,
+        args.peer,
+        args.weights,
+        args.data,
+        args.split,
+        args.images,
+        args.demo,
+    )
+    print(f"{args.out / 'benchmarks.html'}", file=sys.stderr)
+
+
 def _score(args: argparse.Namespace) -> None:
     from fcn.score import main
 
@@ -425,6 +443,18 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--overlay", action="store_true", help="also DIR/STEM_overlay.png")
     predict.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    bench = stage("bench", _bench, "Measure speed against floors and peers.", "device", "threads")
+    bench.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR")
+    bench.add_argument("--quick", action="store_true", help="fewer rounds")
+    for option, text in (
+        ("peer", "a checkout of wkentaro/pytorch-fcn to compare with"),
+        ("weights", "a run's model.safetensors: agreement of bf16 with fp32 (needs --data)"),
+        ("data", "a prepared data set (data/prepared/NAME)"),
+        ("demo", "a working tree in which the demo has run: the DAG's own share"),
+    ):
+        bench.add_argument(f"--{option}", type=Path, metavar="PATH", help=text)
+    bench.add_argument("--split", default="val", help="of --data (default: %(default)s)")
+    bench.add_argument("--images", type=_positive, default=50, metavar="N", help="of the agreement")
     score = stage("score", _score, "Score label PNGs against truth PNGs.")
     score.add_argument("--truth", type=Path, required=True, metavar="DIR", help="true label PNGs")
     score.add_argument(

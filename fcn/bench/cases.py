@@ -1,0 +1,415 @@
+"""What is measured: inference, training, agreement on images, loading, and the DAG's own time."""
+
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fcn.bench.floors import forward_work, on_meta, training_work
+from fcn.bench.paired import Samples, alternate, ratio
+from fcn.bench.plain import Peer, PlainFCN, plain_step
+from fcn.data.dataset import SegmentationSet, measure_loading
+from fcn.data.labels import VOID
+from fcn.device import arithmetic
+from fcn.errors import UserError
+from fcn.inputs import preprocess
+from fcn.loss import batch_loss
+from fcn.metrics import ConfusionMatrix
+from fcn.nets import FCN, build
+from fcn.nets.padded import for_inference
+from fcn.optim import CaffeSGD
+from fcn.spec import RECIPE_OPTIONS, ROOT, Suite
+from fcn.weights.named import load_named, read
+
+CLASSES = 21
+# The goals that we set ourselves: at least so many times as fast, on the CPU and on one H200.
+GOALS: dict[tuple[str, str], dict[str, float]] = {
+    ("inference", "peer"): {"cpu": 2.5, "cuda": 3.0},
+    ("training", "peer"): {"cuda": 2.0},
+    ("training", "peer_loop"): {"cuda": 4.0},
+    ("demo", "plain"): {"cpu": 2.0},
+}
+AGREEMENT_GOAL = {"fp32": 0.9999, "tf32": 0.9999, "bf16": 0.998}
+
+
+def fresh(net: dict[str, Any], classes: int, device: torch.device, seed: int = 0) -> FCN:
+    """A net with random weights that keep the scale of what passes through."""
+    built = build(net, {"semantic": classes})
+    generator = torch.Generator().manual_seed(seed)
+    for module in built.modules():
+        if isinstance(module, nn.Conv2d):
+            spread = (2 / module.weight[0].numel()) ** 0.5
+            with torch.no_grad():
+                module.weight.normal_(0, spread, generator=generator)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.1, generator=generator)
+    return built.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def noise(batch: int, size: tuple[int, int], device: torch.device, seed: int = 0) -> Tensor:
+    """(N, 3, H, W) float32 in channels last, of the range of images without their mean."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(-120, 130, (batch, 3, *size), generator=generator).float()
+    return x.to(device).contiguous(memory_format=torch.channels_last)
+
+
+def precisions(device: torch.device) -> list[str]:
+    return ["fp32", "tf32", "bf16"] if device.type == "cuda" else ["fp32", "bf16"]
+
+
+def _within(call: Callable[[], object], precision: str, device: torch.device) -> Callable[[], None]:
+    def run() -> None:
+        with arithmetic(precision, device):
+            call()
+
+    return run
+
+
+def _case(
+    kind: str,
+    title: str,
+    labels: dict[str, str],
+    samples: dict[str, Samples],
+    floors: dict[str, float],
+    slow: list[str],
+    aimed: str,
+    device: torch.device,
+    notes: list[str],
+) -> dict[str, Any]:
+    """One table: variants with their floors; ratios to ours, ``aimed`` being held to the goal."""
+    variants = []
+    for name, found in samples.items():
+        precision = name if name in floors else "fp32"
+        floor = floors[precision]
+        entry = {"name": name, "label": labels[name], **found.summary(), "floor_ms": floor}
+        variants.append({**entry, "multiple": entry["median_ms"] / floor})
+    ratios = []
+    for one in slow:
+        for other in reversed(precisions(device)):
+            if one in samples:
+                goals = GOALS.get((kind, one), {}) if other == aimed else {}
+                goal = goals.get(device.type)
+                found_ratio = ratio(samples[one].wall, samples[other].wall)
+                ratios.append(
+                    {
+                        "slow": labels[one],
+                        "fast": labels[other],
+                        **found_ratio,
+                        "cpu_time": ratio(samples[one].cpu, samples[other].cpu)["median"]
+                        if device.type == "cpu"
+                        else None,
+                        "goal": goal,
+                        "met": None if goal is None else found_ratio["median"] >= goal,
+                    }
+                )
+    return {"kind": kind, "title": title, "variants": variants, "ratios": ratios, "notes": notes}
+
+
+def inference(
+    suite: Suite,
+    name: str,
+    size: tuple[int, int],
+    device: torch.device,
+    rounds: int,
+    ceilings: dict[str, float],
+    peer: Peer | None,
+    batch: int = 1,
+) -> dict[str, Any]:
+    """Scores of images: in the authors' order of layers, as we compute them, by the port."""
+    net = fresh(suite.resolved_net(name), CLASSES, device)
+    x = noise(batch, size, device)
+    least = forward_work(for_inference(on_meta(suite.resolved_net(name), CLASSES)), size, batch)
+    floors = {p: least.floor_ms(p, ceilings) for p in precisions(device)}
+    calls: dict[str, Callable[[], object]] = {}
+    labels: dict[str, str] = {}
+    outputs: dict[str, Tensor] = {}
+    theirs = None
+    if peer is not None and name in peer.nets:
+        theirs = peer.net(name, net).to(device).eval()
+        nchw = x.contiguous()
+        calls["peer"] = _within(lambda: theirs(nchw), "fp32", device)  # type: ignore[misc]
+        labels["peer"] = "pytorch-fcn, fp32"
+    exact = fresh(suite.resolved_net(name), CLASSES, device).exact()
+    exact.load_state_dict(net.state_dict())
+    for parameter, shared in zip(exact.parameters(), net.parameters(), strict=True):
+        parameter.data = shared.data
+    calls["reference"] = _within(lambda: exact(x), "fp32", device)
+    labels["reference"] = "reference: the authors' order of layers, fp32"
+    for precision in precisions(device):
+        fast = for_inference(net, precision)
+        calls[precision] = _within(lambda fast=fast: fast(x), precision, device)  # type: ignore[misc]
+        labels[precision] = f"ours, {precision}"
+        with torch.inference_mode(), arithmetic(precision, device):
+            outputs[precision] = fast(x)["semantic"]
+    with torch.inference_mode():
+        whole = exact(x)["semantic"]
+        samples = alternate(calls, device, rounds)
+        notes = [
+            f"Largest difference of ours in {precision} from the reference, on noise and random "
+            f"weights: {float((out - whole).abs().max() / whole.abs().max()):.1e} of the largest "
+            "score."
+            for precision, out in outputs.items()
+        ]
+        if theirs is not None:
+            found = theirs(nchw)
+            gap = float((found - whole).abs().max() / whole.abs().max())
+            notes.append(
+                f"The port computes the same function: with the same weights its scores differ "
+                f"from the reference's by at most {gap:.1e} of the largest."
+            )
+    what = "one image" if batch == 1 else f"{batch} images"
+    title = f"{name}, {what} of {size[1]}×{size[0]}"
+    slow = ["peer"] if theirs is not None else ["reference"]
+    return _case("inference", title, labels, samples, floors, slow, "bf16", device, notes)
+
+
+def our_step(
+    net: FCN, recipe: dict[str, Any], image: Tensor, truth: Tensor, precision: str
+) -> Callable[[], None]:
+    """One update as ``fcn.train`` makes it: nothing waits for the device."""
+    optimizer = CaffeSGD(net, recipe)
+    total = torch.zeros((), dtype=torch.float64, device=image.device)
+    net.train()
+
+    def step() -> None:
+        with arithmetic(precision, image.device):
+            scores = net(image)
+        objective, summed, _ = batch_loss(
+            scores["semantic"], truth, recipe["loss"], recipe["normalize"]
+        )
+        total.add_(summed)
+        (objective / len(image)).backward()
+        optimizer.step(recipe["learning_rate"])
+
+    return step
+
+
+def _truth(batch: int, size: tuple[int, int], classes: int, device: torch.device) -> Tensor:
+    """(N, H, W) uint8: blocks of classes, and a twentieth void."""
+    generator = torch.Generator().manual_seed(1)
+    cells = [-(-side // 32) for side in size]
+    blocks = torch.randint(0, classes, (batch, *cells), dtype=torch.uint8, generator=generator)
+    truth = blocks.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, : size[0], : size[1]]
+    hidden = torch.rand(truth.shape, generator=generator) < 0.05
+    return torch.where(hidden, VOID, truth).to(device)
+
+
+def training(
+    kind: str,
+    aimed: str,
+    title: str,
+    net: dict[str, Any],
+    recipe: dict[str, Any],
+    classes: int,
+    size: tuple[int, int],
+    device: torch.device,
+    rounds: int,
+    ceilings: dict[str, float],
+    peer: Peer | None = None,
+    peer_name: str = "",
+    repeat: int = 1,
+) -> dict[str, Any]:
+    """A step of ours, of the same net as plainly written, and of the port.
+
+    ``kind`` (of ``GOALS``) and ``aimed`` (a precision) choose the goal. ``repeat`` steps make one
+    sample.
+    """
+    recipe = {**RECIPE_OPTIONS, **recipe}
+    batch = recipe["batch"]
+    x, truth = noise(batch, size, device), _truth(batch, size, classes, device)
+    calls: dict[str, Callable[[], object]] = {}
+    labels: dict[str, str] = {}
+    start = fresh(net, classes, device)
+    plain = plain_step(PlainFCN(start).to(device), recipe, x.contiguous(), truth)
+    calls["plain"], labels["plain"] = _within(plain, "fp32", device), "plain PyTorch, fp32"
+    if peer is not None:
+        theirs = peer.net(peer_name, start).to(device)
+        for name, scored in (("peer", False), ("peer_loop", True)):
+            step = peer.step(theirs, recipe, x.contiguous(), truth, scored)
+            calls[name] = _within(step, "fp32", device)
+        labels["peer"] = "pytorch-fcn's step, fp32"
+        labels["peer_loop"] = "pytorch-fcn's iteration with its scores, fp32"
+    for precision in precisions(device):
+        ours = fresh(net, classes, device)
+        calls[precision] = our_step(ours, recipe, x, truth, precision)
+        labels[precision] = f"ours, {precision}"
+    samples = alternate(calls, device, rounds, repeat)
+    work = training_work(on_meta(net, classes), size, batch)
+    floors = {p: work.floor_ms(p, ceilings, training=True) for p in precisions(device)}
+    slow = ["plain", "peer", "peer_loop"]
+    what = f"{title}, {batch} of {size[1]}×{size[0]}"
+    notes = [f"{work.flop / 1e9:,.1f} GFLOP a step."]
+    return _case(kind, what, labels, samples, floors, slow, aimed, device, notes)
+
+
+def agreement(
+    weights: Path, prepared: Path, split: str, images: int, device: torch.device
+) -> dict[str, Any]:
+    """Trained weights on real images: argmax and mean IU of each precision against the reference.
+
+    Also how many images a second an evaluation pass labels and counts, loading included.
+    """
+    tensors, about = read(weights)
+    if not {"net", "classes", "input"} <= about.keys():
+        raise UserError(f"{weights}: its header describes no trained net.")
+    classes = len(about["classes"]["semantic"])
+    net = build(about["net"], {"semantic": classes})
+    load_named(net, tensors, str(weights))
+    net = net.to(device).to(memory_format=torch.channels_last).eval()
+    dataset = SegmentationSet(prepared, split)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, images).astype(int)).tolist()
+    reference = for_inference(net).exact()
+    reference.trunk = net.trunk
+    variants = {"reference": reference, **{p: for_inference(net, p) for p in precisions(device)}}
+    counts = {name: ConfusionMatrix(classes, device) for name in variants}
+    seconds = dict.fromkeys(variants, 0.0)
+    same = dict.fromkeys(variants, 0)
+    pixels = 0
+    with torch.inference_mode():
+        for i in chosen:
+            found: dict[str, Tensor] = {}
+            for name, variant in variants.items():
+                started = time.perf_counter()
+                item = dataset[i]
+                truth = item["semantic"][None].to(device)
+                x = preprocess(item["image"][None], about["input"], device)
+                with arithmetic("fp32" if name == "reference" else name, device):
+                    found[name] = variant(x)["semantic"].argmax(1).to(torch.uint8)
+                counts[name].update(truth, found[name])
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds[name] += time.perf_counter() - started
+                same[name] += int((found[name] == found["reference"]).sum())
+            pixels += found["reference"].numel()
+    scores = {name: matrix.scores().mean_iu for name, matrix in counts.items()}
+    rows = [
+        {
+            "name": name,
+            "agreement": same[name] / pixels,
+            "goal": AGREEMENT_GOAL.get(name),
+            "met": name == "reference" or same[name] / pixels >= AGREEMENT_GOAL[name],
+            "mean_iu": scores[name],
+            "images_per_second": len(chosen) / seconds[name],
+        }
+        for name in variants
+    ]
+    return {
+        "net": about.get("run", about["net"]["architecture"]),
+        "dataset": dataset.info["title"],
+        "split": split,
+        "images": len(chosen),
+        "pixels": pixels,
+        "rows": rows,
+    }
+
+
+def loading(prepared: Path, split: str, seconds: float) -> dict[str, Any]:
+    """Images a second that one process decodes, image and label."""
+    dataset = SegmentationSet(prepared, split)
+    sizes = dataset.sizes
+    return {
+        "dataset": dataset.info["title"],
+        "split": split,
+        "pixels_per_image": statistics.fmean(h * w for h, w in sizes),
+        "images_per_second": measure_loading(dataset, seconds),
+    }
+
+
+def dry_run(suite: str, seeds: str | None) -> dict[str, Any]:
+    """Seconds of ``snakemake -n`` of a suite with whatever results are here."""
+    config = [f"suite={suite}", *([f"seeds={seeds}"] if seeds else [])]
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all", "--config", *config]
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    jobs = re.search(r"^total\s+(\d+)", done.stdout, re.MULTILINE)
+    return {
+        "suite": suite,
+        "seeds": seeds,
+        "seconds": seconds,
+        "status": done.returncode,
+        "jobs": int(jobs.group(1)) if jobs else None,
+    }
+
+
+def process_start(trials: int = 5) -> float:
+    """Seconds until a training's process has imported what it needs; the median."""
+    samples = []
+    for _ in range(trials):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import fcn.__main__, fcn.train"], check=True)
+        samples.append(time.perf_counter() - started)
+    return statistics.median(samples)
+
+
+_STAMP = re.compile(r"^\[(\w{3} \w{3} +\d+ [\d:]+ \d{4})\]$", re.MULTILINE)
+
+
+def dag(folder: Path, start_seconds: float) -> dict[str, Any]:
+    """Of a finished Snakemake run: its wall time, its jobs' time and what is neither.
+
+    ``folder``: a working tree with logs/**/*.tsv and .snakemake/log. ``snakemake_share`` is the
+    time between the first and the last job's start and end in which no job ran, and
+    ``start_share`` the processes' starts at ``start_seconds`` each, spread over the cores.
+    """
+    logs = sorted((folder / ".snakemake" / "log").glob("*.log"))
+    jobs = {}
+    for path in sorted((folder / "logs").rglob("*.tsv")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if len(lines) > 1:
+            jobs[str(path.relative_to(folder / "logs"))] = float(lines[1].split("\t")[0])
+    if not logs or not jobs:
+        raise UserError(
+            f"--demo {folder}: no Snakemake log with measured jobs; run the demo there."
+        )
+    text = max(logs, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
+    cores = (
+        int(m.group(1)) if (m := re.search(r"^Provided cores: (\d+)", text, re.MULTILINE)) else 1
+    )
+    began = re.search(r"^  Date: (.+)$", text, re.MULTILINE)
+    stamps = [datetime.strptime(s, "%a %b %d %H:%M:%S %Y") for s in _STAMP.findall(text)]
+    if began is None or len(stamps) < 2:
+        raise UserError(f"--demo {folder}: its Snakemake log has no times.")
+    first = datetime.strptime(began.group(1), "%Y-%m-%d %H:%M:%S")
+    wall = (stamps[-1] - first).total_seconds()
+    done = sum(jobs.values())
+    return {
+        "wall_seconds": wall,
+        "cores": cores,
+        "jobs": len(jobs),
+        "job_seconds": done,
+        "busy": min(1.0, done / (wall * cores)),
+        "start_seconds": start_seconds,
+        "start_share": len(jobs) * start_seconds / (wall * cores),
+        "snakemake_share": _idle_share(text, first, stamps[-1]),
+    }
+
+
+def _idle_share(text: str, first: datetime, last: datetime) -> float:
+    """Share of the wall time in which no job ran (starts and ends are logged to the second)."""
+    running, idle, since = 0, 0.0, first
+    moment = first
+    for line in text.splitlines():
+        stamp = _STAMP.match(line)
+        if stamp:
+            moment = datetime.strptime(stamp.group(1), "%a %b %d %H:%M:%S %Y")
+        elif re.match(r"^(local)?(rule|checkpoint) \w+:$", line):
+            if running == 0:
+                idle += (moment - since).total_seconds()
+            running += 1
+        elif line.startswith(("Finished jobid:", "Error in rule")):
+            running = max(0, running - 1)
+            if running == 0:
+                since = moment
+    if running == 0:
+        idle += (last - since).total_seconds()
+    return idle / max((last - first).total_seconds(), 1.0)

@@ -1,0 +1,179 @@
+"""``python -m fcn bench``: all measurements of one device, into benchmarks.json and its page."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcn.bench import cases
+from fcn.bench.floors import ceilings, floors_of, on_meta, per_layer
+from fcn.bench.page import write_page
+from fcn.bench.plain import Peer
+from fcn.data.scenes import semantic_classes
+from fcn.device import chosen
+from fcn.errors import UserError
+from fcn.files import read_json, write_json
+from fcn.nets.padded import for_inference
+from fcn.provenance import Clock
+from fcn.spec import load_suite
+
+TABLE1, VOC = (500, 500), (375, 500)  # height, width
+NETS = ("voc-fcn32s", "voc-fcn8s", "voc-fcn-googlenet")
+HEAVY, DEMO = "voc2011/fcn32s", "scenes/fcn32s"
+ROUNDS = {("cpu", False): 7, ("cpu", True): 3, ("cuda", False): 30, ("cuda", True): 10}
+
+
+def bench(
+    device_name: str = "auto",
+    out: Path = Path("reports"),
+    quick: bool = False,
+    peer: Path | None = None,
+    weights: Path | None = None,
+    data: Path | None = None,
+    split: str = "val",
+    images: int = 50,
+    demo: Path | None = None,
+) -> dict[str, Any]:
+    """Measure and write ``benchmarks.json`` (a key for each kind of device) and the page.
+
+    Args:
+        quick: fewer rounds.
+        peer: a checkout of pytorch-fcn to compare with.
+        weights: a run's model.safetensors, for the agreement of the precisions.
+        data: a prepared data set for the agreement and for loading.
+        demo: a working tree in which the demo's DAG has run.
+
+    Raises:
+        UserError: a path lacks what it should have.
+    """
+    if weights and not data:
+        raise UserError("bench --weights: the agreement needs images; give --data FOLDER too.")
+    port = Peer(peer) if peer else None
+    with chosen(device_name) as device:
+        found = _measure(device, quick, port, weights, data, split, images, demo)
+    path = out / "benchmarks.json"
+    known = read_json(path) if path.exists() else {}
+    known[device.type] = found
+    write_json(path, known)
+    write_page(known, out / "benchmarks.html")
+    return found
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _measure(
+    device: torch.device,
+    quick: bool,
+    peer: Peer | None,
+    weights: Path | None,
+    data: Path | None,
+    split: str,
+    images: int,
+    demo: Path | None,
+) -> dict[str, Any]:
+    clock, load = Clock(device), [os.getloadavg()[0]]
+    paper, slim = load_suite("paper"), load_suite("demo")
+    rounds = ROUNDS[device.type, quick]
+    missing = []
+    _say("ceilings of the machine")
+    rates = ceilings(device)
+    _say("floors of the nets")
+    rows = []
+    for name in NETS:
+        rows += floors_of(name, paper.resolved_net(name), cases.CLASSES, [TABLE1, VOC], rates)
+    lean = for_inference(on_meta(paper.resolved_net("voc-fcn32s"), cases.CLASSES))
+    measured = []
+    plan = [(name, 1) for name in NETS]
+    if device.type == "cuda":
+        plan += [(name, 8) for name in NETS]
+    for name, batch in plan:
+        _say(f"inference: {name}, {batch}")
+        measured.append(
+            cases.inference(
+                paper, name, TABLE1, device, rounds, rates, peer if batch == 1 else None, batch
+            )
+        )
+    _say("training step: FCN-32s")
+    heavy = paper.run(HEAVY)
+    measured.append(
+        cases.training(
+            "training",
+            "bf16",
+            "FCN-32s heavy",
+            heavy.config["net"],
+            heavy.config["recipe"],
+            cases.CLASSES,
+            VOC,
+            device,
+            rounds,
+            rates,
+            peer,
+            "voc-fcn32s",
+        )
+    )
+    _say("training step: demo")
+    run = slim.run(DEMO)
+    size = slim.datasets[run.dataset]["size"]
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(slim.threads or threads)
+    measured.append(
+        cases.training(
+            "demo",
+            run.config["recipe"]["precision"],
+            "the demo's slim FCN-32s",
+            run.config["net"],
+            run.config["recipe"],
+            len(semantic_classes()),
+            (size[0], size[1]),
+            device,
+            3 * rounds,
+            rates,
+            repeat=5,
+        )
+    )
+    torch.set_num_threads(threads)
+    if peer is None:
+        missing.append(
+            "The public port was not measured; give a checkout of wkentaro/pytorch-fcn with --peer."
+        )
+    agreement = decoding = None
+    if weights and data:
+        _say("agreement of the precisions on images")
+        agreement = cases.agreement(weights, data, split, 10 if quick else images, device)
+    else:
+        missing.append("Agreement of the precisions on images needs --weights and --data.")
+    if data:
+        decoding = cases.loading(data, split, 2.0 if quick else 8.0)
+    else:
+        missing.append("Loading needs --data.")
+    _say("the DAG")
+    start = cases.process_start(3 if quick else 5)
+    dry = cases.dry_run("paper", "3")
+    dag = cases.dag(demo, start) if demo else None
+    if dag is None:
+        missing.append("The DAG's share of the demo needs --demo, a tree in which it has run.")
+    return {
+        "quick": quick,
+        "peer": port_facts(peer),
+        "ceilings": rates,
+        "floors": rows,
+        "layers": {"net": "voc-fcn32s", "size": list(TABLE1), "rows": per_layer(lean, TABLE1)},
+        "cases": measured,
+        "agreement": agreement,
+        "loading": decoding,
+        "start_seconds": start,
+        "dry_run": dry,
+        "dag": dag,
+        "missing": missing,
+        "load": [*load, os.getloadavg()[0]],
+        "provenance": clock.provenance(precision="see variants", seed=0),
+    }
+
+
+def port_facts(peer: Peer | None) -> dict[str, Any] | None:
+    return None if peer is None else {"name": "wkentaro/pytorch-fcn", "commit": peer.commit}
