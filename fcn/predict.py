@@ -182,7 +182,14 @@ def _load_ours(name: str, weights: Path, device: torch.device, precision: str) -
         raise UserError(
             f"{weights}: its header describes no trained net; give the model.safetensors of a run."
         )
-    config, classes = about["net"], about["classes"]["semantic"]
+    config, labels = about["net"], about.get("labels", ["semantic"])
+    if config.get("inputs", ["image"]) != ["image"] or "semantic" not in labels:
+        reads = " and ".join(config.get("inputs", ["image"]))
+        raise UserError(
+            f"{weights}: a net that reads {reads} and labels {' and '.join(labels)}; only nets "
+            "that give semantic labels of images can label files."
+        )
+    classes = about["classes"]["semantic"]
     if wanted:
         other = [key for key in IDENTITY if wanted[key] != config[key]]
         if other:
@@ -191,7 +198,7 @@ def _load_ours(name: str, weights: Path, device: torch.device, precision: str) -
                 f"{weights}: not the weights of {name}: {differences}. --net {AUTO} takes the net "
                 "that the file names."
             )
-    net = build(config, {"semantic": len(classes)})
+    net = build(config, {label: len(about["classes"][label]) for label in labels})
     load_named(net, tensors, str(weights))
     return Labeller(net, classes, about["input"], device, precision)
 

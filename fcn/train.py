@@ -285,6 +285,7 @@ def train(
         "classes": info["classes"],
         "input": config["input"],
         **({"inputs": config["inputs"]} if "inputs" in config else {}),
+        "labels": list(run.labels),
         "run": run.id,
         "seed": seed,
         "config_hash": run.hash,

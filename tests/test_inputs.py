@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from fcn import predict
 from fcn.data.dataset import SegmentationSet
+from fcn.errors import UserError
 from fcn.evaluate import evaluate_run, load_set
 from fcn.files import read_json
 from fcn.inputs import class_weights, count_pixels, net_input, preprocess
@@ -164,3 +166,18 @@ def test_runs_of_every_kind_train_and_are_scored(make_run, data_dir, tmp_path, e
     assert set(about["classes"]) >= set(run.labels)
     # score_fr starts at zero: training moved it
     assert all(v.abs().sum() > 0 for k, v in tensors.items() if "score_fr" in k and "weight" in k)
+
+
+def test_a_trained_two_headed_net_labels_files_and_one_of_depth_refuses(
+    make_run, data_dir, tmp_path
+):
+    two = make_run(labels=["semantic", "geometric"])
+    deep = make_run(net={"base": "slim", "inputs": ["image", "depth"]})
+    image = np.zeros((40, 56, 3), np.uint8)
+    for run, folder in ((two, "two"), (deep, "deep")):
+        train(run, 0, device=CPU, data_dir=data_dir, results=tmp_path / folder)
+    weights = two.directory(tmp_path / "two", 0) / "model.safetensors"
+    assert predict.load("auto", weights)(image).shape == (40, 56)
+    weights = deep.directory(tmp_path / "deep", 0) / "model.safetensors"
+    with pytest.raises(UserError, match="a net that reads image and depth"):
+        predict.load("auto", weights)
