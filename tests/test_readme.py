@@ -27,7 +27,9 @@ def test_commands_are_understood(command):
 
 def test_tables_and_runs_that_are_named_are_targets():
     suite = load_suite("paper")
-    for word in re.findall(r"`(\w*table\d|figure\d|context|more_data|dropout|class_balance)`", README):
+    for word in re.findall(
+        r"`(\w*table\d|figure\d|context|more_data|dropout|class_balance)`", README
+    ):
         assert word in suite.tables
     fed = {row.table for run in suite.runs.values() for row in run.rows}
     spans = (("table", 1, 5), ("pami_table", 2, 6), ("pami_table", 8, 8))
