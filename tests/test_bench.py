@@ -1,0 +1,462 @@
+"""Floors against hand counts, pairs against known ratios, the plain net against ours, the page."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fcn.bench.run as run_module
+from fcn.bench import cases
+from fcn.bench.floors import (
+    Work,
+    ceilings,
+    floors_of,
+    forward_work,
+    gflop_of,
+    on_meta,
+    per_layer,
+    training_work,
+)
+from fcn.bench.page import write_page
+from fcn.bench.paired import alternate, ratio
+from fcn.bench.plain import Peer, PlainFCN, plain_step
+from fcn.errors import UserError
+from fcn.nets import build
+from fcn.spec import RECIPE_OPTIONS, load_suite
+from fcn.weights.named import named_tensors, save
+
+CPU = torch.device("cpu")
+CLASSES = 3
+RECIPE = {
+    **RECIPE_OPTIONS,
+    "batch": 1,
+    "loss": "softmax",
+    "normalize": True,
+    "learning_rate": 1e-3,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "bias_rate": 2.0,
+    "bias_decay": 0.0,
+    "score_rate": 1.0,
+    "train_layers": "all",
+}
+
+
+def slim(name: str, **options):
+    suite = load_suite("paper")
+    small = {"width": 0.0625, "hidden": 8, "dropout": 0.0, "score_init": "random"}
+    return {**suite.resolved_net(name), **small, **options}
+
+
+# ------------------------------------------------------------------------------------------ floors
+
+
+def test_flop_of_the_paper_nets_are_the_derived_ones(named_nets):
+    for name in ("voc-fcn32s", "voc-fcn8s", "voc-fcn-alexnet"):
+        net, entry = named_nets[name]
+        found = gflop_of(on_meta(net, 21).exact(), (375, 500))
+        assert entry["gflop"] <= found < 1.02 * entry["gflop"]  # more: upsampling, normalisation
+
+
+def test_work_of_one_convolution_by_hand():
+    net = on_meta(slim("voc-fcn32s", padding="tight"), CLASSES)
+    rows = per_layer(net, (64, 96))
+    first = next(row for row in rows if row["layer"] == "conv1_1")
+    cells, out = 64 * 96, 4
+    assert first["flop"] == 2 * cells * out * 27
+    assert first["moved"] == cells * (3 + out)
+    assert first["weights"] == 28 * out
+    assert sum(row["flop"] for row in rows) == pytest.approx(1e9 * gflop_of(net, (64, 96)))
+    assert forward_work(net, (64, 96)).moved == sum(row["moved"] for row in rows)
+
+
+@settings(max_examples=5, deadline=None)
+@given(batch=st.integers(1, 4))
+def test_work_grows_with_the_batch_and_training_is_thrice_without_the_images_gradient(batch):
+    net = on_meta(slim("voc-fcn32s", padding="tight"), CLASSES)
+    size = (64, 64)
+    one, many = forward_work(net, size), forward_work(net, size, batch)
+    assert many.flop == pytest.approx(batch * one.flop)
+    assert (many.moved, many.weights) == (batch * one.moved, one.weights)
+    first = batch * 2 * 64 * 64 * 4 * 27
+    step = training_work(net, size, batch)
+    fixed = batch * 1e9 * (gflop_of(net, size) - _convolutions(net, size))  # upsampling: no weights
+    assert step.flop == pytest.approx(3 * many.flop - first - fixed)
+
+
+def _convolutions(net, size):
+    layers = {n.rpartition(".")[2] for n, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    return sum(row["flop"] for row in per_layer(net, size) if row["layer"] in layers) / 1e9
+
+
+def test_the_floor_is_the_longer_of_arithmetic_and_traffic():
+    rates = {"fp32": 1e9, "bf16": 4e9, "copy": 1e9}
+    work = Work(flop=8e9, weights=10**8, moved=10**8)
+    assert work.floor_ms("fp32", rates) == 8000
+    assert work.floor_ms("bf16", rates) == 2000
+    assert Work(1.0, 10**8, 10**8).floor_ms("fp32", rates) == 800
+    # weights read twice and written, momentum read and written, all fp32; activations thrice
+    assert work.bytes("bf16", training=True) == 4e8 * 5 + 2e8 * 3
+
+
+def test_inference_has_less_to_do_than_the_authors_order():
+    (row,) = floors_of(
+        "x", slim("voc-fcn32s"), CLASSES, [(200, 300)], {"fp32": 1e9, "bf16": 2e9, "copy": 1e12}
+    )
+    assert row["least_gflop"] < 0.8 * row["authors_gflop"]
+    assert row["forward_floor_ms"]["fp32"] == pytest.approx(1e3 * row["least_gflop"])
+    assert row["forward_floor_ms"]["bf16"] == pytest.approx(5e2 * row["least_gflop"])
+
+
+def test_ceilings_are_positive_rates():
+    found = ceilings(CPU, trials=1)
+    assert set(found) == {"fp32", "bf16", "copy"}
+    assert min(found.values()) > 1e6
+
+
+# ------------------------------------------------------------------------------------------- pairs
+
+
+@given(
+    st.lists(st.floats(0.1, 1e4), min_size=1, max_size=20),
+    st.floats(0.1, 10),
+    st.lists(st.floats(0.5, 20), min_size=20, max_size=20),
+)
+def test_what_disturbs_both_cancels(fast, factor, disturbance):
+    disturbed = [t * d for t, d in zip(fast, disturbance, strict=False)]
+    found = ratio([factor * t for t in disturbed], disturbed)
+    assert found["median"] == pytest.approx(factor)
+    assert found["low"] == pytest.approx(factor) and found["high"] == pytest.approx(factor)
+
+
+@given(st.lists(st.floats(0.1, 1e3), min_size=3, max_size=15), st.integers(0, 5))
+def test_the_interval_holds_the_median_and_is_the_seeds(slow, seed):
+    fast = [1.0] * len(slow)
+    found = ratio(slow, fast, seed)
+    assert min(slow) <= found["low"] <= found["median"] <= found["high"] <= max(slow)
+    assert found == ratio(slow, fast, seed)
+
+
+def test_variants_take_turns():
+    calls: list[str] = []
+    variants = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    found = alternate(variants, CPU, rounds=3, repeat=2, warmup=1)
+    assert "".join(calls) == "abc" + "aabbcc" + "bbccaa" + "ccaabb"
+    assert all(len(samples.wall) == len(samples.cpu) == 3 for samples in found.values())
+
+
+# ------------------------------------------------------------------------------ what is compared to
+
+
+PLAIN = [
+    ("voc-fcn32s", {}),
+    ("voc-fcn8s", {}),
+    ("voc-fcn8s-atonce", {"interpolation": "fixed"}),
+    ("voc-fcn8s", {"padding": "tight"}),
+    ("voc-fcn-alexnet", {}),
+    ("voc-fcn-googlenet", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), PLAIN)
+def test_the_plain_net_is_the_same_function(name, options):
+    net = cases.fresh(slim(name, **options), CLASSES, CPU)
+    x = cases.noise(2, (70, 90), CPU)
+    with torch.no_grad():
+        ours, plain = net(x)["semantic"], PlainFCN(net).eval()(x.contiguous())
+    assert torch.allclose(ours, plain, atol=1e-5 * float(ours.abs().max()))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_plain_step_is_our_step(normalize):
+    recipe = {**RECIPE, "normalize": normalize, "learning_rate": 1e-3 if normalize else 1e-7}
+    net = cases.fresh(slim("voc-fcn8s", padding="tight"), CLASSES, CPU)
+    plain = PlainFCN(net)
+    before = copy.deepcopy(net.state_dict())
+    x, truth = cases.noise(1, (40, 50), CPU), cases._truth(1, (40, 50), CLASSES, CPU)
+    ours = cases.our_step(net, recipe, x, truth, "fp32")
+    theirs = plain_step(plain, recipe, x.contiguous(), truth)
+    for _ in range(2):
+        ours()
+        theirs()
+    layer = "conv2_1.weight"
+    moved = dict(net.trunk.layers.named_parameters())[layer] - before[f"trunk.layers.{layer}"]
+    names = [name for name, _ in net.streams[0].features()]
+    plain_weight = plain.trunk[names.index("conv2_1")].weight
+    gap = plain_weight - before[f"trunk.layers.{layer}"]
+    assert float(moved.detach().abs().max()) > 0
+    assert torch.allclose(moved, gap, atol=1e-3 * float(moved.detach().abs().max()))
+
+
+def test_max_fusion_has_no_plain_version():
+    with pytest.raises(ValueError, match="sums"):
+        PlainFCN(build(slim("voc-fcn16s-max"), {"semantic": CLASSES}))
+
+
+PORT = """
+from torch import nn
+class {name}(nn.Module):
+    def __init__(self, n_class=21):
+        super().__init__()
+        self.conv1_1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.score_fr = nn.Conv2d(4, n_class, 1)
+    def forward(self, x):
+        return self.score_fr(self.conv1_1(x))
+"""
+TRAINER = """
+import a_package_that_is_not_installed
+def cross_entropy2d(input, target, weight=None, size_average=True):
+    if LooseVersion(torch.__version__) < LooseVersion("0.3"):
+        raise ValueError("old")
+    return F.cross_entropy(input, target, ignore_index=-1, reduction="sum")
+"""
+
+
+@pytest.fixture
+def port(tmp_path):
+    """A stand-in for a checkout of the port: its file and function names, our contents."""
+    package = tmp_path / "torchfcn"
+    (package / "models").mkdir(parents=True)
+    for name in ("FCN32s", "FCN8s"):
+        (package / "models" / f"{name.lower()}.py").write_text(PORT.format(name=name))
+    (package / "utils.py").write_text("def label_accuracy_score(t, p, n_class): return t, p\n")
+    (package / "trainer.py").write_text(TRAINER)
+    return tmp_path
+
+
+def test_a_port_takes_our_weights_and_makes_steps(port):
+    ours = cases.fresh(slim("voc-fcn32s"), CLASSES, CPU)
+    peer = Peer(port)
+    net = peer.net("voc-fcn32s", ours)
+    assert torch.equal(net.conv1_1.weight, ours.trunk.layers.conv1_1.weight)
+    x, truth = cases.noise(1, (20, 20), CPU), cases._truth(1, (20, 20), CLASSES, CPU)
+    expected = F.cross_entropy(
+        net(x), torch.where(truth == 255, -100, truth.long()), reduction="sum"
+    )
+    step = peer.step(net, RECIPE, x, truth, with_scores=True)
+    assert step() == pytest.approx(float(expected))
+    assert step() != pytest.approx(float(expected))
+
+
+def test_what_is_no_port_is_refused(tmp_path, port):
+    with pytest.raises(UserError, match="checkout of"):
+        Peer(tmp_path / "elsewhere")
+    (port / "torchfcn" / "trainer.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="cross_entropy2d"):
+        Peer(port)
+
+
+# ------------------------------------------------------------------------------------------- cases
+
+RATES = {"fp32": 1e11, "bf16": 2e11, "copy": 2e10}
+
+
+def test_inference_and_training_of_slim_nets(one_thread):
+    demo = load_suite("demo")
+    case = cases.inference(demo, "slim-fcn32s", (64, 64), CPU, 2, RATES, None)
+    assert [v["name"] for v in case["variants"]] == ["reference", "fp32", "bf16"]
+    assert all(v["median_ms"] > 0 and v["multiple"] > 0 for v in case["variants"])
+    assert {r["fast"] for r in case["ratios"]} == {"ours, bf16", "ours, fp32"}
+    assert "e-0" in next(note for note in case["notes"] if "fp32" in note)
+    run = demo.run("scenes/fcn32s")
+    case = cases.training(
+        "demo", "fp32", "t", run.config["net"], run.config["recipe"], 4, (64, 64), CPU, 2, RATES
+    )
+    goals = {r["fast"]: r["goal"] for r in case["ratios"]}
+    assert goals == {"ours, fp32": 2.0, "ours, bf16": None}
+    json.dumps(case, allow_nan=False)
+
+
+def test_agreement_sees_a_wrong_variant(data_dir, tmp_path, monkeypatch):
+    net = cases.fresh(slim("voc-fcn32s"), 21, CPU)
+    info = json.loads((data_dir / "prepared" / "tiny" / "dataset.json").read_text())
+    net = cases.fresh(slim("voc-fcn32s"), len(info["classes"]["semantic"]), CPU)
+    convention = {"order": "bgr", "mean": [104.0, 117.0, 123.0], "std": [1.0, 1.0, 1.0]}
+    about = {"net": slim("voc-fcn32s"), "classes": info["classes"], "input": convention}
+    save(tmp_path / "model.safetensors", named_tensors(net), about)
+    arguments = (tmp_path / "model.safetensors", data_dir / "prepared" / "tiny", "val", 3, CPU)
+    found = {row["name"]: row for row in cases.agreement(*arguments)["rows"]}
+    assert found["reference"]["agreement"] == 1
+    assert found["fp32"]["agreement"] > 0.999 and found["bf16"]["agreement"] > 0.9
+    assert found["fp32"]["mean_iu"] == pytest.approx(found["reference"]["mean_iu"], abs=1e-3)
+
+    true_net = cases.for_inference
+
+    def broken(net, precision="fp32"):
+        fast = true_net(net, precision)
+        if precision == "bf16":
+            with torch.no_grad():
+                for parameter in fast.heads.parameters():
+                    parameter.neg_()
+        return fast
+
+    monkeypatch.setattr(cases, "for_inference", broken)
+    row = {row["name"]: row for row in cases.agreement(*arguments)["rows"]}["bf16"]
+    assert row["agreement"] < 0.9 and not row["met"]
+
+
+LOG = """
+  Date: 2026-01-01 10:00:00
+Provided cores: 2
+[Thu Jan  1 10:00:10 2026]
+localrule prepare:
+[Thu Jan  1 10:00:40 2026]
+Finished jobid: 1 (Rule: prepare)
+[Thu Jan  1 10:00:45 2026]
+localrule train:
+[Thu Jan  1 10:00:45 2026]
+localrule train:
+[Thu Jan  1 10:01:05 2026]
+Finished jobid: 2 (Rule: train)
+[Thu Jan  1 10:01:35 2026]
+Finished jobid: 3 (Rule: train)
+[Thu Jan  1 10:01:40 2026]
+5 of 5 steps (100%) done
+"""
+
+
+def test_the_dags_own_share_by_hand(tmp_path):
+    (tmp_path / ".snakemake" / "log").mkdir(parents=True)
+    (tmp_path / ".snakemake" / "log" / "1.snakemake.log").write_text(LOG)
+    for name, seconds in (("prepare", 30), ("a", 20), ("b", 50)):
+        (tmp_path / "logs").mkdir(exist_ok=True)
+        (tmp_path / "logs" / f"{name}.tsv").write_text(f"s\th:m:s\n{seconds}\t-\n")
+    found = cases.dag(tmp_path, start_seconds=2.0)
+    assert found["wall_seconds"] == 100 and found["jobs"] == 3 and found["cores"] == 2
+    assert found["snakemake_share"] == pytest.approx(0.2)  # 10 s before, 5 between, 5 after
+    assert found["start_share"] == pytest.approx(3 * 2 / 200)
+    assert found["busy"] == pytest.approx(0.5)
+
+
+def test_a_tree_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="run the demo there"):
+        cases.dag(tmp_path, 1.0)
+
+
+# -------------------------------------------------------------------------------------------- page
+
+
+def measured(**changes):
+    """What a measurement leaves, with made-up figures."""
+    variant = {
+        "name": "fp32",
+        "label": "ours, fp32",
+        "median_ms": 12.5,
+        "min_ms": 10.0,
+        "quartiles_ms": [11.0, 13.0],
+        "cpu_ms": 20.0,
+        "rounds": 3,
+        "floor_ms": 5.0,
+        "multiple": 2.5,
+    }
+    comparison = {
+        "slow": "plain <b>",
+        "fast": "ours, fp32",
+        "median": 1.5,
+        "low": 1.2,
+        "high": 1.9,
+        "cpu_time": 1.6,
+        "goal": 2.0,
+        "met": False,
+    }
+    case = {
+        "kind": "demo",
+        "title": "a case",
+        "variants": [variant],
+        "ratios": [comparison],
+        "notes": ["a note"],
+    }
+    rows = floors_of("x", slim("voc-fcn32s"), CLASSES, [(64, 64)], RATES)
+    origin = {
+        "code": {"version": "0", "commit": "abc", "dirty": True},
+        "packages": {"torch": "2"},
+        "python": "3",
+        "platform": "p",
+        "device": {"type": "cpu", "name": "a processor", "count": 2},
+        "threads": 2,
+        "started": "2026-01-01",
+        "wall_seconds": 1.0,
+        "peak_memory_bytes": 2**30,
+        "command": "python -m fcn bench",
+    }
+    return {
+        "quick": False,
+        "peer": None,
+        "ceilings": RATES,
+        "floors": rows,
+        "layers": {"net": "x", "size": [64, 64], "rows": [{**LAYER}]},
+        "cases": [case],
+        "agreement": None,
+        "loading": None,
+        "start_seconds": 2.0,
+        "dry_run": {"suite": "paper", "seeds": "3", "seconds": 4.0, "status": 0, "jobs": 7},
+        "dag": None,
+        "missing": ["Loading needs --data."],
+        "load": [5.0, 4.0],
+        "provenance": origin,
+        **changes,
+    }
+
+
+LAYER = {"layer": "conv1_1", "flop": 1e9, "moved": 10**6, "weights": 28}
+
+
+class Page(HTMLParser):
+    """Collects links and checks that tags are closed in order."""
+
+    VOID = ("meta", "br", "link", "img")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.loads, self.anchors, self.ids = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.loads += [values[key] for key in ("src", "data") if key in values]
+        self.anchors += [values["href"]] if "href" in values else []
+        self.ids += [values["id"]] if "id" in values else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_says_that_no_gpu_was_measured_and_loads_nothing(tmp_path):
+    write_page({"cpu": measured()}, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    page = Page(text)
+    assert page.loads == [] and "url(" not in text and "@import" not in text
+    assert {a for a in page.anchors if not a.startswith("#")} == set()
+    assert {a[1:] for a in page.anchors} <= set(page.ids)
+    assert "GPU side of this code is untested" in text
+    assert "plain &lt;b&gt;" in text and "missed" in text and "Loading needs --data." in text
+    assert "Other programs took part" in text
+
+
+def test_a_run_on_one_device_keeps_what_the_other_left(tmp_path, monkeypatch):
+    gpu = {**RATES, "tf32": 5e11}
+    other = measured(ceilings=gpu, load=[0.1, 0.1])
+    (tmp_path / "benchmarks.json").write_text(json.dumps({"cuda": other}))
+    monkeypatch.setattr(run_module, "_measure", lambda *_: measured(load=[0.1, 0.1]))
+    run_module.bench("cpu", tmp_path)
+    known = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert set(known) == {"cpu", "cuda"} and known["cuda"]["ceilings"] == gpu
+    text = (tmp_path / "benchmarks.html").read_text()
+    assert "untested" not in text and re.search(r"<h2 id=\"cuda\">", text)
+    assert "Other programs took part" not in text
+
+
+def test_weights_without_images_are_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(UserError, match="--data"):
+        run_module.bench("cpu", tmp_path, weights=tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
