@@ -20,6 +20,7 @@ from fcn.inputs import input_names, net_input
 from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
 from fcn.nets.dense import dense_scores
+from fcn.nets.padded import for_inference
 from fcn.provenance import Clock
 from fcn.rle import encode_prediction, write_predictions
 from fcn.spec import Run
@@ -63,9 +64,10 @@ def evaluate(
     net.eval()
     started = time.perf_counter()
     groups = [[i] for i in range(len(dataset))]
+    fixed = net if "inference" in run.config else for_inference(net, precision)
     with torch.inference_mode(), arithmetic(precision, device):
         for batch in progress(loader(dataset, groups, workers, device.type == "cuda")):
-            labels = label(net, batch, run, device)
+            labels = label(fixed, batch, run, device)
             for task, matrix in matrices.items():
                 matrix.update(batch[task].to(device, non_blocking=True), labels[task])
             if keep:

@@ -21,6 +21,7 @@ from fcn.nets.geometry import cells_after, one_size
 from fcn.nets.norm import LocalResponseNorm
 from fcn.nets.trunks import Streams, Trunk
 
+KEPT = 64  # responses to zeros, a few MB each: one for each image size modulo the stride
 KNOWN = (nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Dropout, LocalResponseNorm)
 
 
@@ -172,10 +173,12 @@ class PaddedTrunk(Trunk):
             x = like.new_zeros(1, like.shape[1], *small)
             x = x.contiguous(memory_format=torch.channels_last)
             maps = []
-            for block in self.blocks:
+            for block in self.blocks[:blocks]:
                 for _, layer in block:
                     x = layer(x)
                 maps.append(x.contiguous(memory_format=torch.channels_last))
+            if len(self._quiet) >= KEPT:
+                del self._quiet[next(iter(self._quiet))]
             self._quiet[small] = maps
         return self._quiet[small]
 
