@@ -78,7 +78,7 @@ PREDICT = ["predict", "--net", "voc-fcn32s", "--out", "out", "label.png", "--wei
         (["backbone", "caffenet"], "run: python -m fcn fetch bvlc_reference_caffenet.caffemodel"),
         (["train", "fcn9s"], "no run 'fcn9s'"),
         (["train", "voc2011/fcn32s"], "first run: python -m fcn prepare sbd"),
-        (["train", "googlenet-32s", "--suite", "voc-subset"], "prepare voc2012 --suite voc-subset"),
+        (["train", "googlenet-32s-scaled", "--suite", "voc-subset"], "prepare voc2012 --suite voc-subset"),
         (["evaluate", "voc2011/nothing"], "no run 'voc2011/nothing'"),
         (["evaluate", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),
         (["time", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),

@@ -354,7 +354,7 @@ def test_from_a_parent_of_another_net(write_suite, data_dir, tmp_path):
     }
     suite = load_suite(str(write_suite({"runs": {"tiny/child": child}})))
     start(suite.run("run"), data_dir, tmp_path)
-    with pytest.raises(UserError, match=r"seed0/model\.safetensors: score_fr\.weight has shape"):
+    with pytest.raises(UserError, match=r"seed0/model\.safetensors: lacks conv1/7x7_s2\.weight"):
         start(suite.run("child"), data_dir, tmp_path)
 
 
