@@ -328,16 +328,15 @@ def test_the_dags_own_share_by_hand(tmp_path):
     for name, seconds in (("prepare", 30), ("a", 20), ("b", 50)):
         (tmp_path / "logs").mkdir(exist_ok=True)
         (tmp_path / "logs" / f"{name}.tsv").write_text(f"s\th:m:s\n{seconds}\t-\n")
-    found = cases.dag(tmp_path, start_seconds=2.0)
+    found = cases.dag(tmp_path)
     assert found["wall_seconds"] == 100 and found["jobs"] == 3 and found["cores"] == 2
     assert found["snakemake_share"] == pytest.approx(0.2)  # 10 s before, 5 between, 5 after
-    assert found["start_share"] == pytest.approx(3 * 2 / 200)
     assert found["busy"] == pytest.approx(0.5)
 
 
 def test_a_tree_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="run the demo there"):
-        cases.dag(tmp_path, 1.0)
+        cases.dag(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------- page
@@ -460,3 +459,12 @@ def test_weights_without_images_are_refused_before_anything_is_measured(tmp_path
     with pytest.raises(UserError, match="--data"):
         run_module.bench("cpu", tmp_path, weights=tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["peer", "data", "demo"])
+def test_a_path_that_is_not_there_is_refused_before_anything_is_measured(
+    tmp_path, monkeypatch, option
+):
+    monkeypatch.setattr(run_module, "_measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match="nowhere"):
+        run_module.bench("cpu", tmp_path, **{option: tmp_path / "nowhere"})

@@ -251,6 +251,16 @@ def training(
     return _case(kind, what, labels, samples, floors, slow, aimed, device, notes)
 
 
+def trained(weights: Path) -> tuple[FCN, dict[str, Any]]:
+    """The net of a run's model.safetensors, and what its header says of it."""
+    tensors, about = read(weights)
+    if not {"net", "classes", "input"} <= about.keys():
+        raise UserError(f"{weights}: its header describes no trained net; give one of a run.")
+    net = build(about["net"], {"semantic": len(about["classes"]["semantic"])})
+    load_named(net, tensors, str(weights))
+    return net, about
+
+
 def agreement(
     weights: Path, prepared: Path, split: str, images: int, device: torch.device
 ) -> dict[str, Any]:
@@ -258,12 +268,8 @@ def agreement(
 
     Also how many images a second an evaluation pass labels and counts, loading included.
     """
-    tensors, about = read(weights)
-    if not {"net", "classes", "input"} <= about.keys():
-        raise UserError(f"{weights}: its header describes no trained net.")
+    net, about = trained(weights)
     classes = len(about["classes"]["semantic"])
-    net = build(about["net"], {"semantic": classes})
-    load_named(net, tensors, str(weights))
     net = net.to(device).to(memory_format=torch.channels_last).eval()
     dataset = SegmentationSet(prepared, split)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, images).astype(int)).tolist()
@@ -354,12 +360,11 @@ def process_start(trials: int = 5) -> float:
 _STAMP = re.compile(r"^\[(\w{3} \w{3} +\d+ [\d:]+ \d{4})\]$", re.MULTILINE)
 
 
-def dag(folder: Path, start_seconds: float) -> dict[str, Any]:
-    """Of a finished Snakemake run: its wall time, its jobs' time and what is neither.
+def dag(folder: Path) -> dict[str, Any]:
+    """Of a finished Snakemake run: its wall time, its jobs' time, and the wall time of neither.
 
     ``folder``: a working tree with logs/**/*.tsv and .snakemake/log. ``snakemake_share`` is the
-    time between the first and the last job's start and end in which no job ran, and
-    ``start_share`` the processes' starts at ``start_seconds`` each, spread over the cores.
+    share of the wall time in which no job ran.
     """
     logs = sorted((folder / ".snakemake" / "log").glob("*.log"))
     jobs = {}
@@ -388,8 +393,6 @@ def dag(folder: Path, start_seconds: float) -> dict[str, Any]:
         "jobs": len(jobs),
         "job_seconds": done,
         "busy": min(1.0, done / (wall * cores)),
-        "start_seconds": start_seconds,
-        "start_share": len(jobs) * start_seconds / (wall * cores),
         "snakemake_share": _idle_share(text, first, stamps[-1]),
     }
 

@@ -11,6 +11,7 @@ from fcn.bench import cases
 from fcn.bench.floors import ceilings, floors_of, on_meta, per_layer
 from fcn.bench.page import write_page
 from fcn.bench.plain import Peer
+from fcn.data.dataset import SegmentationSet
 from fcn.data.scenes import semantic_classes
 from fcn.device import chosen
 from fcn.errors import UserError
@@ -51,8 +52,13 @@ def bench(
     if weights and not data:
         raise UserError("bench --weights: the agreement needs images; give --data FOLDER too.")
     port = Peer(peer) if peer else None
+    if data:
+        SegmentationSet(data, split)
+    if weights:
+        cases.trained(weights)
+    dag = cases.dag(demo) if demo else None  # a measurement takes long: first see that all is there
     with chosen(device_name) as device:
-        found = _measure(device, quick, port, weights, data, split, images, demo)
+        found = _measure(device, quick, port, weights, data, split, images, dag)
     path = out / "benchmarks.json"
     known = read_json(path) if path.exists() else {}
     known[device.type] = found
@@ -73,7 +79,7 @@ def _measure(
     data: Path | None,
     split: str,
     images: int,
-    demo: Path | None,
+    dag: dict[str, Any] | None,
 ) -> dict[str, Any]:
     clock, load = Clock(device), [os.getloadavg()[0]]
     paper, slim = load_suite("paper"), load_suite("demo")
@@ -154,7 +160,6 @@ def _measure(
     _say("the DAG")
     start = cases.process_start(3 if quick else 5)
     dry = cases.dry_run("paper", "3")
-    dag = cases.dag(demo, start) if demo else None
     if dag is None:
         missing.append("The DAG's share of the demo needs --demo, a tree in which it has run.")
     return {
