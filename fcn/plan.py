@@ -80,9 +80,7 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
                 if step.id not in asked:
                     asked[step.id] = step
                     steps += [suite.runs[parent] for parent in step.parents.values()]
-    sets = [
-        name for name in bounds if "bounds" in named or f"results/{name}/bounds.json" in named
-    ]
+    sets = [name for name in bounds if "bounds" in named or f"results/{name}/bounds.json" in named]
     if "submission" in named:
         sets += {name: None for run in asked.values() for name in server_sets(suite, run)}
     return list(asked.values()), sets

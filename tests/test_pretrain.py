@@ -155,7 +155,7 @@ def test_converted_backbone_goes_into_a_net(tmp_path):
     torch.manual_seed(0)
     net = build({**NET_DEFAULTS, "architecture": "googlenet", "padding": "tight"}, CLASSES)
     before = {k: v.clone() for k, v in named_tensors(net).items()}
-    left, archives = start(net, {"backbone": "google"}, tmp_path, None)
+    left, archives = start(net, {"backbone": "google"}, tmp_path, {})
     assert left == ["inception_5b/1x1"] and archives == [about["archive"]]
     after = named_tensors(net)
     for name, (weight, bias) in layers.items():
@@ -208,7 +208,7 @@ def test_random_start_is_of_the_seed_and_of_the_right_size():
 def test_start_of_none_changes_nothing(tmp_path):
     net = slim_net()
     before = {k: v.clone() for k, v in named_tensors(net).items()}
-    assert start(net, "none", tmp_path, None) == ([], [])
+    assert start(net, "none", tmp_path, {}) == ([], [])
     for name, values in named_tensors(net).items():
         assert torch.equal(values, before[name])
 
@@ -219,7 +219,7 @@ def test_truncated_net_takes_its_part_of_a_backbone(tmp_path):
     place = tmp_path / "backbones" / "b"
     save(place / "weights.safetensors", named_tensors(whole.trunk), about)
     write_json(place / "backbone.json", about)
-    assert start(net, {"backbone": "b"}, tmp_path, None) == ([], [])
+    assert start(net, {"backbone": "b"}, tmp_path, {}) == ([], [])
     for name, values in named_tensors(net.trunk).items():
         assert torch.equal(values, named_tensors(whole.trunk)[name])
 
@@ -229,7 +229,7 @@ def test_backbone_of_another_width_is_refused(tmp_path):
     save(place / "weights.safetensors", named_tensors(slim_net(width=0.25).trunk), {})
     write_json(place / "backbone.json", {})
     with pytest.raises(UserError, match=r"backbones/b: conv1\.weight has shape .* the net needs"):
-        start(slim_net(), {"backbone": "b"}, tmp_path, None)
+        start(slim_net(), {"backbone": "b"}, tmp_path, {})
 
 
 # ----------------------------------------------------------------------------------- named tensors

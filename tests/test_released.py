@@ -111,6 +111,7 @@ def test_runs_are_scored_and_not_trained():
 def test_means_are_those_of_the_authors_layers():
     """Both ways to them agree: of the weights (backbones.yaml) and of the data (datasets.yaml)."""
     for run in SUITE.runs.values():
+        assert run.released
         entry = SUITE.backbones[run.released]["input"]
         assert entry["order"] == "bgr" and set(entry["std"]) == {1}
         means = SUITE.datasets[run.dataset].get("means", {"image": entry["mean"]})
@@ -209,7 +210,7 @@ def released_run(write_suite, own_data):
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-                nn.init.normal_(module.bias)
+                nn.init.normal_(module.bias)  # type: ignore[arg-type]
         tensors = named_tensors(net)
         rng = np.random.default_rng(0)
         layers = []
@@ -236,7 +237,8 @@ def test_released_weights_are_scored_as_they_are(released_run, own_data, tmp_pat
     matrix = ConfusionMatrix(len(dataset.classes["semantic"]), CPU)
     mean = torch.tensor(convention["mean"]).view(3, 1, 1)
     with torch.inference_mode():
-        for item in dataset:
+        for i in range(len(dataset)):
+            item = dataset[i]
             x = (item["image"].flip(0).float() - mean)[None]
             x = x.contiguous(memory_format=torch.channels_last)
             predicted = net(x)["semantic"].argmax(1).to(torch.uint8)

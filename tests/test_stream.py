@@ -1,6 +1,7 @@
 """The training sequence: order, changes, groups, loading."""
 
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,7 +276,7 @@ def test_scale_resizes_image_and_label_alike_to_the_size_that_was_told(data_dir)
 def test_canvas_adds_void_below_and_right_and_nothing_else(data_dir):
     images = SegmentationSet(data_dir / "prepared" / "tiny", "train")
     order = image_order(len(images), 12, "replacement", 0)
-    options = {"mirror": True, "jitter": 4, "keep": 0.5}
+    options: dict[str, Any] = {"mirror": True, "jitter": 4, "keep": 0.5}
     plain = Changed(images, order, 5, **options)
     stream = Changed(images, order, 5, **options, canvas=32)
     for position in range(12):

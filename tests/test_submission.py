@@ -257,6 +257,7 @@ def test_a_run_labels_the_test_images(trained, listed, one_thread):
             x = listed[i]["image"].flip(0).float() - mean
             truth = net(x[None].contiguous(memory_format=torch.channels_last))["semantic"].argmax(1)
             stream = archive.extractfile(f"{FOLDER}/{name}.png")
+            assert stream
             np.testing.assert_array_equal(np.array(Image.open(stream)), truth[0].numpy())
     assert command(trained, "--check", path) == 0
     write_archive(path, iter(list(labels_of().items())[1:]), FOLDER)
