@@ -123,9 +123,9 @@ def test_masks_must_tile_the_image():
     [
         b"",
         b"plain",
-        gzip.compress(b"{")[:-3],
-        gzip.compress(b"[]"),
-        gzip.compress(b'{"images": []}'),
+        gzip.compress(b"{", mtime=0)[:-3],
+        gzip.compress(b"[]", mtime=0),
+        gzip.compress(b'{"images": []}', mtime=0),
     ],
 )
 def test_what_is_no_file_of_predictions(tmp_path, content):
