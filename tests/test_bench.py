@@ -29,6 +29,7 @@ from fcn.bench.paired import alternate, ratio
 from fcn.bench.plain import Peer, PlainFCN, plain_step
 from fcn.errors import UserError
 from fcn.nets import build
+from fcn.nets.padded import for_inference
 from fcn.spec import RECIPE_OPTIONS, load_suite
 from fcn.weights.named import named_tensors, save
 
@@ -74,6 +75,9 @@ def test_work_of_one_convolution_by_hand():
     assert first["moved"] == cells * (3 + out)
     assert first["weights"] == 28 * out
     assert sum(row["flop"] for row in rows) == pytest.approx(1e9 * gflop_of(net, (64, 96)))
+    lean = for_inference(on_meta(slim("voc-fcn32s"), CLASSES))
+    total = sum(row["flop"] for row in per_layer(lean, (64, 96)))
+    assert total == pytest.approx(1e9 * gflop_of(lean, (64, 96)))
     assert forward_work(net, (64, 96)).moved == sum(row["moved"] for row in rows)
 
 

@@ -8,6 +8,7 @@ an upsampling reads its input and writes its output once, and each weight is rea
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,21 +108,22 @@ def on_meta(net: dict[str, Any], classes: int) -> FCN:
 
 def per_layer(net: FCN, size: tuple[int, int]) -> list[dict[str, Any]]:
     """FLOP and elements moved by each layer of a forward pass, in order."""
-    names = {id(module): name for name, module in net.named_modules()}
     found: dict[str, dict[str, Any]] = {}
     counter = FlopCounterMode(display=False)
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        name = names[id(module)].rpartition(".")[2]
+    def count(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         row = found.setdefault(name, {"layer": name, "moved": 0, "weights": 0, "flop": 0})
         row["moved"] += inputs[0].numel() + output.numel()
         row["weights"] = sum(p.numel() for p in module.parameters())
         row["flop"] += counter.get_total_flops() - sum(r["flop"] for r in found.values())
 
-    layers = [module for module in net.modules() if isinstance(module, MOVING)]
+    layers = [(n, module) for n, module in net.named_modules() if isinstance(module, MOVING)]
     x = torch.zeros(1, net.channels, *size, device="meta")
     _run(net, x)  # what is computed once
-    hooks = [module.register_forward_hook(count) for module in layers]
+    hooks = [
+        module.register_forward_hook(partial(count, name.rpartition(".")[2]))
+        for name, module in layers
+    ]
     with counter:
         _run(net, x)
     for hook in hooks:

@@ -92,6 +92,7 @@ def _measure(
     for name in NETS:
         rows += floors_of(name, paper.resolved_net(name), cases.CLASSES, [TABLE1, VOC], rates)
     lean = for_inference(on_meta(paper.resolved_net("voc-fcn32s"), cases.CLASSES))
+    layers = per_layer(lean, TABLE1)
     measured = []
     plan = [(name, 1) for name in NETS]
     if device.type == "cuda":
@@ -167,7 +168,7 @@ def _measure(
         "peer": port_facts(peer),
         "ceilings": rates,
         "floors": rows,
-        "layers": {"net": "voc-fcn32s", "size": list(TABLE1), "rows": per_layer(lean, TABLE1)},
+        "layers": {"net": "voc-fcn32s", "size": list(TABLE1), "rows": layers},
         "cases": measured,
         "agreement": agreement,
         "loading": decoding,
