@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fcn.bench.run as run_module
-from fcn.bench import cases
+from fcn.bench import cases, scale
 from fcn.bench.floors import (
     Work,
     ceilings,
@@ -330,17 +331,42 @@ def test_the_dags_own_share_by_hand(tmp_path):
     (tmp_path / ".snakemake" / "log").mkdir(parents=True)
     (tmp_path / ".snakemake" / "log" / "1.snakemake.log").write_text(LOG)
     for name, seconds in (("prepare", 30), ("a", 20), ("b", 50)):
-        (tmp_path / "logs").mkdir(exist_ok=True)
-        (tmp_path / "logs" / f"{name}.tsv").write_text(f"s\th:m:s\n{seconds}\t-\n")
-    found = cases.dag(tmp_path)
+        place = tmp_path / "logs" / ("prepare" if name == "prepare" else f"train/{name}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        resident = "NA" if name == "b" else seconds
+        place.with_suffix(".tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t-\t{resident}\n")
+    found = scale.dag(tmp_path)
     assert found["wall_seconds"] == 100 and found["jobs"] == 3 and found["cores"] == 2
     assert found["snakemake_share"] == pytest.approx(0.2)  # 10 s before, 5 between, 5 after
     assert found["busy"] == pytest.approx(0.5)
+    assert found["stages"] == [
+        {"stage": "train", "jobs": 2, "seconds": 70.0, "peak_bytes": 20 * 2**20},
+        {"stage": "prepare", "jobs": 1, "seconds": 30.0, "peak_bytes": 30 * 2**20},
+    ]
+
+
+def test_memory_is_that_of_all_processes_and_a_failure_meets_no_goal():
+    program = (
+        "import subprocess, sys; block = b'1' * 60_000_000; "
+        "subprocess.run([sys.executable, '-c', "
+        "'import time; block = b\"1\" * 60_000_000; time.sleep(0.4)']); sys.exit(3)"
+    )
+    found = scale.measured([sys.executable, "-c", program])
+    assert 120e6 < found["peak_bytes"] < 200e6 and found["status"] == 3
+    assert not scale._row("x", found, 100.0, 1e9)["met"]
+    assert scale._row("x", {**found, "status": 0}, 100.0, 1e9)["met"]
+    assert not scale._row("x", {**found, "status": 0}, 100.0, 1e8)["met"]
+
+
+def test_the_imitated_paper_is_finished_and_its_report_holds_every_result():
+    rows = scale.harness({"train": 70, "val": 3}, seeds=1)
+    assert [(row["status"], row["said"]) for row in rows] == [(0, "")] * 3
+    assert all(row["peak_bytes"] > 20e6 for row in rows)
 
 
 def test_a_tree_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="run the demo there"):
-        cases.dag(tmp_path)
+        scale.dag(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------- page
@@ -389,6 +415,17 @@ def measured(**changes):
         "peak_memory_bytes": 2**30,
         "command": "python -m fcn bench",
     }
+    row = {
+        "what": "snakemake -n",
+        "seconds": 4.0,
+        "cpu_seconds": 3.0,
+        "peak_bytes": 2**27,
+        "status": 1,
+        "said": "why <i>",
+        "goal_seconds": 5.0,
+        "goal_bytes": None,
+        "met": False,
+    }
     return {
         "quick": False,
         "peer": None,
@@ -399,7 +436,7 @@ def measured(**changes):
         "agreement": None,
         "loading": None,
         "start_seconds": 2.0,
-        "dry_run": {"suite": "paper", "seeds": "3", "seconds": 4.0, "status": 0, "jobs": 7},
+        "harness": [row],
         "dag": None,
         "missing": ["Loading needs --data."],
         "load": [5.0, 4.0],

@@ -1,12 +1,8 @@
-"""What is measured: inference, training, agreement on images, loading, and the DAG's own time."""
+"""What is measured of the nets: inference, training, agreement on images, loading."""
 
-import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,7 @@ from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
 from fcn.nets.padded import for_inference
 from fcn.optim import CaffeSGD
-from fcn.spec import RECIPE_OPTIONS, ROOT, Suite
+from fcn.spec import RECIPE_OPTIONS, Suite
 from fcn.weights.named import load_named, read
 
 CLASSES = 21
@@ -328,91 +324,3 @@ def loading(prepared: Path, split: str, seconds: float) -> dict[str, Any]:
         "pixels_per_image": statistics.fmean(h * w for h, w in sizes),
         "images_per_second": measure_loading(dataset, seconds),
     }
-
-
-def dry_run(suite: str, seeds: str | None) -> dict[str, Any]:
-    """Seconds of ``snakemake -n`` of a suite with whatever results are here."""
-    config = [f"suite={suite}", *([f"seeds={seeds}"] if seeds else [])]
-    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all", "--config", *config]
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    seconds = time.perf_counter() - started
-    jobs = re.search(r"^total\s+(\d+)", done.stdout, re.MULTILINE)
-    return {
-        "suite": suite,
-        "seeds": seeds,
-        "seconds": seconds,
-        "status": done.returncode,
-        "jobs": int(jobs.group(1)) if jobs else None,
-    }
-
-
-def process_start(trials: int = 5) -> float:
-    """Seconds until a training's process has imported what it needs; the median."""
-    samples = []
-    for _ in range(trials):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import fcn.__main__, fcn.train"], check=True)
-        samples.append(time.perf_counter() - started)
-    return statistics.median(samples)
-
-
-_STAMP = re.compile(r"^\[(\w{3} \w{3} +\d+ [\d:]+ \d{4})\]$", re.MULTILINE)
-
-
-def dag(folder: Path) -> dict[str, Any]:
-    """Of a finished Snakemake run: its wall time, its jobs' time, and the wall time of neither.
-
-    ``folder``: a working tree with logs/**/*.tsv and .snakemake/log. ``snakemake_share`` is the
-    share of the wall time in which no job ran.
-    """
-    logs = sorted((folder / ".snakemake" / "log").glob("*.log"))
-    jobs = {}
-    for path in sorted((folder / "logs").rglob("*.tsv")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        if len(lines) > 1:
-            jobs[str(path.relative_to(folder / "logs"))] = float(lines[1].split("\t")[0])
-    if not logs or not jobs:
-        raise UserError(
-            f"--demo {folder}: no Snakemake log with measured jobs; run the demo there."
-        )
-    text = max(logs, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
-    cores = (
-        int(m.group(1)) if (m := re.search(r"^Provided cores: (\d+)", text, re.MULTILINE)) else 1
-    )
-    began = re.search(r"^  Date: (.+)$", text, re.MULTILINE)
-    stamps = [datetime.strptime(s, "%a %b %d %H:%M:%S %Y") for s in _STAMP.findall(text)]
-    if began is None or len(stamps) < 2:
-        raise UserError(f"--demo {folder}: its Snakemake log has no times.")
-    first = datetime.strptime(began.group(1), "%Y-%m-%d %H:%M:%S")
-    wall = (stamps[-1] - first).total_seconds()
-    done = sum(jobs.values())
-    return {
-        "wall_seconds": wall,
-        "cores": cores,
-        "jobs": len(jobs),
-        "job_seconds": done,
-        "busy": min(1.0, done / (wall * cores)),
-        "snakemake_share": _idle_share(text, first, stamps[-1]),
-    }
-
-
-def _idle_share(text: str, first: datetime, last: datetime) -> float:
-    """Share of the wall time in which no job ran (starts and ends are logged to the second)."""
-    running, idle, since = 0, 0.0, first
-    moment = first
-    for line in text.splitlines():
-        stamp = _STAMP.match(line)
-        if stamp:
-            moment = datetime.strptime(stamp.group(1), "%a %b %d %H:%M:%S %Y")
-        elif re.match(r"^(local)?(rule|checkpoint) \w+:$", line):
-            if running == 0:
-                idle += (moment - since).total_seconds()
-            running += 1
-        elif line.startswith(("Finished jobid:", "Error in rule")):
-            running = max(0, running - 1)
-            if running == 0:
-                since = moment
-    if running == 0:
-        idle += (last - since).total_seconds()
-    return idle / max((last - first).total_seconds(), 1.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fcn.bench import cases
+from fcn.bench import cases, scale
 from fcn.bench.floors import ceilings, floors_of, on_meta, per_layer
 from fcn.bench.page import write_page
 from fcn.bench.plain import Peer
@@ -56,7 +56,7 @@ def bench(
         SegmentationSet(data, split)
     if weights:
         cases.trained(weights)
-    dag = cases.dag(demo) if demo else None  # a measurement takes long: first see that all is there
+    dag = scale.dag(demo) if demo else None  # a measurement takes long: first see that all is there
     with chosen(device_name) as device:
         found = _measure(device, quick, port, weights, data, split, images, dag)
     path = out / "benchmarks.json"
@@ -158,9 +158,9 @@ def _measure(
         decoding = cases.loading(data, split, 2.0 if quick else 8.0)
     else:
         missing.append("Loading needs --data.")
-    _say("the DAG")
-    start = cases.process_start(3 if quick else 5)
-    dry = cases.dry_run("paper", "3")
+    _say("the DAG, the report, the largest data set")
+    start = scale.process_start(3 if quick else 5)
+    harness = scale.harness()
     if dag is None:
         missing.append("The DAG's share of the demo needs --demo, a tree in which it has run.")
     return {
@@ -173,7 +173,7 @@ def _measure(
         "agreement": agreement,
         "loading": decoding,
         "start_seconds": start,
-        "dry_run": dry,
+        "harness": harness,
         "dag": dag,
         "missing": missing,
         "load": [*load, os.getloadavg()[0]],
