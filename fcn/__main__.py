@@ -10,7 +10,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fcn.errors import UserError
-from fcn.spec import Run, Suite, load_suite, unknown
+from fcn.schema import unknown
+from fcn.spec import Run, Suite, load_suite
 
 PREDICT_NETS = (
     "voc-fcn32s",
@@ -23,7 +24,7 @@ PREDICT_NETS = (
 
 
 def _suite(args: argparse.Namespace) -> Suite:
-    return load_suite(args.suite, getattr(args, "seeds", None))
+    return load_suite(args.suite, args.seeds, args.precision)
 
 
 def _known(kind: str, name: str, known: dict[str, Any]) -> dict[str, Any]:
@@ -482,6 +483,12 @@ _OPTIONS: dict[str, Any] = {
         ),
         p.add_argument(
             "--seeds", default=None, metavar="N|LIST", help="seeds, instead of the suite's"
+        ),
+        p.add_argument(
+            "--precision",
+            choices=("fp32", "tf32", "bf16"),
+            default=None,
+            help="of every training, instead of the recipe's",
         ),
     ),
     "data": lambda p: p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR"),

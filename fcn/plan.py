@@ -18,9 +18,10 @@ from fcn.spec import Run, Suite
 
 # A training step costs about three forward passes (forward, gradients of features and of weights).
 PASSES = 3
-# Sustained rates (TFLOP/s) that estimates assume until a run has been measured: a guess for one
-# current GPU, and what two CPU cores did with FCN-GoogLeNet.
-ASSUMED_GPU, ASSUMED_CPU = 50.0, 0.1
+# Sustained rates (TFLOP/s) that estimates assume until a run has been measured: guesses for one
+# current GPU, and what two CPU cores did with FCN-GoogLeNet in bf16 and with slim nets in fp32.
+ASSUMED_GPU = {"fp32": 50.0, "tf32": 150.0, "bf16": 250.0}
+ASSUMED_CPU = 0.1
 # Downloaded, unpacked and prepared, an archive takes about three times its size.
 DISK_FACTOR = 3
 PROBE_SECONDS = 6.0
@@ -132,11 +133,11 @@ def _absent(names: Iterable[str], data_dir: Path) -> list[str]:
 # ------------------------------------------------------------------------------------ what it costs
 
 
-def hours(run: Run, results: Path, tflops: float) -> tuple[float | None, bool]:
+def hours(run: Run, results: Path, gpu: bool) -> tuple[float | None, bool]:
     """Hours of training for one seed, and whether they were measured in ``results``.
 
-    Without a measurement they follow from the net's forward cost and ``tflops``; None where that
-    is not known either.
+    Without a measurement they follow from the net's forward cost and the assumed rate of a GPU or
+    of two CPU cores; None where the cost is not known either.
     """
     recipe = run.config["recipe"]
     if recipe is None:
@@ -149,12 +150,9 @@ def hours(run: Run, results: Path, tflops: float) -> tuple[float | None, bool]:
                 return record["seconds"] / 3600, True
     if run.gflop is None:
         return None, False
+    tflops = ASSUMED_GPU[recipe["precision"]] if gpu else ASSUMED_CPU
     images = recipe["images"] / recipe["patch_keep"]
     return images * PASSES * run.gflop / (tflops * 1e3) / 3600, False
-
-
-def _assumed(suite: Suite) -> float:
-    return ASSUMED_GPU if suite.gpu else ASSUMED_CPU
 
 
 def cost(suite: Suite, results: Path, data_dir: Path) -> str:
@@ -162,16 +160,20 @@ def cost(suite: Suite, results: Path, data_dir: Path) -> str:
     total, measured, without = 0.0, 0, 0
     left = unfinished(suite.runs.values(), results)
     for run, _ in left:
-        each, known = hours(run, results, _assumed(suite))
+        each, known = hours(run, results, suite.gpu)
         total += each or 0.0
         measured += known
         without += each is None
     device = "one GPU" if suite.gpu else "two CPU cores"
     text = f"{_count(len(left), 'training')} of {_count(len(suite.runs), 'run')}"
-    text += f": about {total:.1f} hours on {device}"
+    time = f"{total:.1f} hours" if total >= 1 else f"{60 * total:.0f} minutes"
+    text += f": about {time} on {device}"
     guessed = len(left) - measured - without
     if guessed:
-        text += f" (estimated at {_assumed(suite):g} TFLOP/s"
+        recipes = [run.config["recipe"] for run, _ in left]
+        kinds = {recipe["precision"] for recipe in recipes if recipe} or {"fp32"}
+        rates = sorted({ASSUMED_GPU[kind] if suite.gpu else ASSUMED_CPU for kind in kinds})
+        text += f" (estimated at {' and '.join(f'{rate:g}' for rate in rates)} TFLOP/s"
         text += f", {measured} from what was measured)" if measured else ")"
     if without:
         text += f", {_count(without, 'training')} without an estimate"
@@ -192,7 +194,7 @@ def plan(suite: Suite, results: Path, data_dir: Path) -> str:
     """The runs of a suite, one a line, with seeds, hours and what they start from."""
     lines = [f"{suite.title} ({suite.path})", ""]
     for run in suite.runs.values():
-        each, measured = hours(run, results, _assumed(suite))
+        each, measured = hours(run, results, suite.gpu)
         time = "?" if each is None else f"{each * len(run.seeds):.2f}"
         start = " and ".join(run.parents.values()) or run.backbone or run.released or "random"
         left = len(unfinished([run], results))

@@ -21,7 +21,8 @@ from fcn.errors import UserError
 from fcn.files import atomic_file
 from fcn.inputs import preprocess
 from fcn.nets import FCN, build
-from fcn.spec import CONFIG, NET_DEFAULTS, read_yaml, unknown
+from fcn.schema import CONFIG, read_yaml, unknown
+from fcn.spec import NET_DEFAULTS
 from fcn.weights import caffemodel
 from fcn.weights.named import load_named, named_tensors, read, settle
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fcn
-from fcn.spec import ROOT
+from fcn.schema import ROOT
 
 PACKAGES = (
     "torch",

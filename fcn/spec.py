@@ -4,26 +4,27 @@ No PyTorch and no Snakemake here: both the DAG and the stages read runs through 
 needs only what a bare Snakemake installation has (yaml, jsonschema).
 """
 
-import difflib
 import hashlib
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import yaml
-
 from fcn.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "config"
+from fcn.schema import CONFIG, check, read_yaml, suite_schema, unknown, whole_numbers
 
 UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
+
+COMMAND = ("snakemake", "--cores", "all", "--use-conda")
+VOC_PIXELS = 375 * 500  # of the image that `gflop` in config/nets.yaml is the cost of
+
+# What a net without pretrained weights is given: BGR minus the mean (the authors' data layers).
+CAFFE_INPUT: dict[str, Any] = {
+    "order": "bgr",
+    "mean": [104.00699, 116.66877, 122.67892],
+    "std": [1.0, 1.0, 1.0],
+}
 
 NET_DEFAULTS: dict[str, Any] = {
     "skips": [],
@@ -101,7 +102,7 @@ class Run:
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     time: bool
-    gflop: float | None = None  # forward cost at 500x375, for the planner
+    gflop: float | None = None  # forward cost of an image, for the planner
 
     @property
     def dataset(self) -> str:
@@ -180,12 +181,14 @@ class Suite:
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: bool = True  # whether a difference from the paper's number says anything
     classifier: dict[str, Any] | None = None  # of section 3.1: net, crop, image
+    precision: str | None = None  # where it replaces that of every recipe
 
     @property
     def command(self) -> str:
         """The command that a row's target is appended to."""
-        choice = "" if self.name == "paper" else f" --config suite={self.name}"
-        return f"snakemake --cores all --use-conda{choice}"
+        choices = [] if self.name == "paper" else [f"suite={self.name}"]
+        choices += [f"precision={self.precision}"] if self.precision else []
+        return " ".join([*COMMAND, "--config", *choices] if choices else COMMAND)
 
     def run(self, name: str) -> Run:
         """A run by DATASET/RUN, or by RUN where that is enough."""
@@ -229,148 +232,6 @@ def _contents(definition: Mapping[str, Any]) -> str:
     return fingerprint({k: v for k, v in definition.items() if k not in ("title", "terms")})
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """A sentence about a name that is not there, with the nearest ones that are."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(names))}."
-    return f"no {kind} {name!r}; {hint}"
-
-
-def read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable text file ({error}).") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{path}{where}: not valid YAML: {problem}.") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, keys are text and stand once, and numbers are finite."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise _problem(f"the key {key!r} is not text; put it in quotes", key_node)
-            if key in keys:
-                raise _problem(f"the key {key!r} stands twice", key_node)
-            keys.add(key)
-        return super().construct_mapping(node, deep)
-
-    def finite(self, node: Any) -> float:
-        value = self.construct_yaml_float(node)
-        if not math.isfinite(value):
-            raise _problem(f"{node.value} is not a finite number", node)
-        return value
-
-
-def _problem(text: str, node: Any) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
-
-
-_FLOAT = "tag:yaml.org,2002:float"
-_Loader.add_constructor(_FLOAT, _Loader.finite)
-_Loader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent
-    _FLOAT, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    return read_yaml(CONFIG / "schemas" / "suite.yaml")
-
-
-def check(value: Any, schema: Mapping[str, Any], path: Path) -> None:
-    """Validate ``value``; the first problem is a UserError naming file, key and what is allowed."""
-    validator = jsonschema.Draft202012Validator({**schema, "$defs": _schema()["$defs"]})
-    errors = sorted(validator.iter_errors(value), key=lambda e: [str(p) for p in e.absolute_path])
-    if errors:
-        raise UserError(f"{path}: {_explain(errors[0])}")
-
-
-_NOUNS = {
-    "object": "a mapping",
-    "array": "a list",
-    "string": "text",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "null": "null",
-}
-
-
-def _explain(error: jsonschema.ValidationError) -> str:
-    """One sentence: where, what is wrong, what is allowed."""
-    error = _narrowed(error)
-    schema: Any = error.schema
-    value: Any = error.instance
-    given: Any = error.validator_value
-    where = ".".join(str(part) for part in error.absolute_path)
-    where = f"{where}: " if where else ""
-    meaning = f" ({schema['description'].rstrip('.')})" if "description" in schema else ""
-    if "propertyNames" in error.absolute_schema_path:
-        return (
-            f"{where}{value!r} is not the name of a run; write DATASET/RUN, in letters, digits, "
-            "'_', '.' and '-'."
-        )
-    if error.validator == "additionalProperties":
-        allowed = list(schema.get("properties", {}))
-        key = next(str(key) for key in value if key not in allowed)
-        near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"{where}there is no key {key!r} here{hint}; allowed: {', '.join(sorted(allowed))}."
-    if error.validator == "required":
-        return f"{where}the key {next(key for key in given if key not in value)!r} is missing."
-    if error.validator == "enum":
-        return f"{where}{value!r} is not one of {', '.join(map(str, given))}{meaning}."
-    if error.validator == "type":
-        kinds = [given] if isinstance(given, str) else given
-        nouns = " or ".join(_NOUNS[kind] for kind in kinds)
-        return f"{where}{value!r} is not {nouns}{meaning}."
-    if error.validator in ("oneOf", "anyOf", "pattern", "const"):
-        return f"{where}{value!r} is not of an allowed form{meaning}."
-    return f"{where}{error.message}{meaning}."
-
-
-def _narrowed(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
-    """Of an error in several alternatives, the one in the alternative that is plainly meant."""
-    while error.context:
-        branches: dict[Any, list[jsonschema.ValidationError]] = {}
-        for inner in error.context:
-            branches.setdefault(inner.relative_schema_path[0], []).append(inner)
-        wrong_kind = ("type", "const", "required")
-        meant = [
-            errors
-            for errors in branches.values()
-            if not any(e.validator in wrong_kind and not e.relative_path for e in errors)
-        ]
-        if len(meant) != 1:
-            break
-        error = meant[0][0]
-    return error
-
-
-def _whole_numbers(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """``entry`` with whole numbers as int: YAML's 1e5 is a float, which JSON Schema lets pass."""
-    properties = _schema()["$defs"][kind]["properties"]
-
-    def whole(key: str, value: Any) -> Any:
-        kinds = properties[key].get("type", ())
-        return int(value) if isinstance(value, float) and "integer" in kinds else value
-
-    return {key: whole(key, value) for key, value in entry.items()}
-
-
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return {**base, **change}
 
@@ -401,12 +262,15 @@ def _resolve(
     return _merge(_resolve(kind, base, library, where, seen), entry) if base else entry
 
 
-def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
+def load_suite(
+    name: str = "paper", seeds: str | int | None = None, precision: str | None = None
+) -> Suite:
     """Read, check and resolve a suite.
 
     Args:
         name: of a file in ``config/suites``, or the path of a YAML file of one's own.
         seeds: replaces the seeds of every run: a number of seeds (3 is 0, 1, 2) or "0,5,7".
+        precision: replaces that of every recipe (fp32, tf32, bf16), and so every run's hash.
 
     Raises:
         UserError: naming file, key and what is allowed.
@@ -417,15 +281,11 @@ def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
     if not path.exists():
         known = sorted(p.stem for p in (CONFIG / "suites").glob("*.yaml"))
         raise UserError(f"suite {name!r}: {path} does not exist; there are: {', '.join(known)}.")
+    allowed = suite_schema()["$defs"]["recipe"]["properties"]["precision"]["enum"]
+    if precision and precision not in allowed:
+        raise UserError(f"precision={precision} is not one of {', '.join(allowed)}.")
     raw = read_yaml(path)
-    check(raw, _schema(), path)
-    datasets = _library("datasets", raw.get("datasets", {}))
-    backbones = _library("backbones", raw.get("backbones", {}))
-    nets = _library("nets", raw.get("nets", {}), "net")
-    recipes = _library("recipes", raw.get("recipes", {}), "recipe")
-    archives = _library("archives", {})
-    tables = read_yaml(CONFIG / "tables.yaml") or {}
-    chosen = _seeds(seeds)
+    check(raw, suite_schema(), path)
     suite = Suite(
         name=str(name),
         path=path,
@@ -437,26 +297,25 @@ def load_suite(name: str = "paper", seeds: str | int | None = None) -> Suite:
         runs={},
         bounds=raw.get("bounds", []),
         classifier=raw.get("classifier"),
-        datasets=datasets,
-        backbones=backbones,
-        nets=nets,
-        archives=archives,
-        tables=tables,
+        precision=precision or None,
+        datasets=_library("datasets", raw.get("datasets", {})),
+        backbones=_library("backbones", raw.get("backbones", {})),
+        nets=_library("nets", raw.get("nets", {}), "net"),
+        archives=_library("archives", {}),
+        tables=read_yaml(CONFIG / "tables.yaml") or {},
     )
-    entries = {key: _with_bases(key, raw["runs"], path) for key in raw["runs"]}
-    for key, entry in entries.items():
-        _build_run(
-            key,
-            entry,
-            suite,
-            recipes,
-            chosen or tuple(raw.get("seeds", [0])),
-            bool(chosen),
-            entries,
-        )
+    resolver = _Resolver(
+        suite,
+        entries={key: _with_bases(key, raw["runs"], path) for key in raw["runs"]},
+        recipes=_library("recipes", raw.get("recipes", {}), "recipe"),
+        usual_seeds=tuple(raw.get("seeds", [0])),
+        forced_seeds=_seeds(seeds),
+    )
+    for key in resolver.entries:
+        resolver.run(key)
     for bound in suite.bounds:
-        _dataset(bound["dataset"], suite, f"{path}: bounds")
-        _known_split(f"{path}: bounds", bound["dataset"], bound["split"], suite)
+        resolver.dataset(bound["dataset"], f"{path}: bounds")
+        resolver.split(bound["dataset"], bound["split"], f"{path}: bounds")
     return suite
 
 
@@ -498,110 +357,6 @@ def _with_bases(
     return {**inherited, **entry}
 
 
-def _build_run(
-    key: str,
-    entry: dict[str, Any],
-    suite: Suite,
-    recipes: Mapping[str, Any],
-    seeds: tuple[int, ...],
-    forced: bool,
-    entries: Mapping[str, dict[str, Any]],
-) -> Run:
-    if key in suite.runs:
-        return suite.runs[key]
-    where = f"{suite.path}: runs.{key}"
-    for required in ("net", "weights", "recipe", "split"):
-        if required not in entry:
-            raise UserError(f"{where}: the key {required!r} is missing.")
-    dataset = key.split("/")[0]
-    definition = _dataset(dataset, suite, where)
-    _known_split(f"{where}.split", dataset, entry["split"], suite)
-    net = _merge(NET_DEFAULTS, _resolve("net", entry["net"], suite.nets, where))
-    net = _whole_numbers("net", net)
-    gflop = net.pop("gflop", None)
-    if "architecture" not in net:
-        raise UserError(f"{where}.net: the key 'architecture' is missing.")
-    trained = entry["recipe"] != "none"
-    recipe = None
-    if trained:
-        recipe = _merge(RECIPE_DEFAULTS, _resolve("recipe", entry["recipe"], recipes, where))
-        recipe.pop("source", None)
-        recipe = _whole_numbers("recipe", recipe)
-        for required in RECIPE_REQUIRED:
-            if required not in recipe:
-                raise UserError(f"{where}.recipe: the key {required!r} is missing.")
-        if "train" not in entry:
-            raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")
-    weights, inputs = _weights(key, entry, suite, recipes, seeds, forced, entries, net, where)
-    for row in entry.get("rows", []):
-        if row["table"] not in suite.tables:
-            raise UserError(f"{where}.rows: {unknown('table', row['table'], suite.tables)}")
-    train: list[dict[str, str]] = []
-    if trained:
-        given = entry["train"]
-        for reference in [given] if isinstance(given, str) else given:
-            name, split = reference.split("/")
-            source = _dataset(name, suite, f"{where}.train")
-            if source.get("classes") != definition.get("classes"):
-                raise UserError(f"{where}.train: {name} and {dataset} have different classes.")
-            _known_split(f"{where}.train", name, split, suite)
-            train.append({"dataset": name, "split": split, "definition": _contents(source)})
-    config = {
-        "run": key,
-        "train": train[0] if train else None,
-        "test": {
-            "dataset": dataset,
-            "split": entry["split"],
-            "definition": _contents(definition),
-        },
-        "net": net,
-        "weights": weights,
-        "input": inputs["image"],
-        "recipe": recipe,
-        "version": entry.get("version", 1),
-    }
-    if len(train) > 1:
-        config["also_train"] = train[1:]
-    if list(inputs) != ["image"]:
-        config["inputs"] = inputs
-    for option, usual in RUN_OPTIONS.items():
-        if entry.get(option, usual) != usual:
-            config[option] = entry[option]
-    own = seeds if forced else tuple(int(seed) for seed in entry.get("seeds", seeds))
-    if len(set(own)) < len(own):
-        raise UserError(f"{where}.seeds: {list(own)} names a seed twice.")
-    run = Run(
-        id=key,
-        title=entry.get("title", key.split("/")[1]),
-        note=entry.get("note"),
-        config=config,
-        rows=tuple(Row(r["table"], r["row"]) for r in entry.get("rows", [])),
-        seeds=own if trained else (0,),
-        time=entry.get("time", False),
-        gflop=gflop,
-    )
-    suite.runs[key] = run
-    return run
-
-
-def _dataset(name: str, suite: Suite, where: str) -> dict[str, Any]:
-    if name not in suite.datasets:
-        raise UserError(f"{where}: {unknown('data set', name, suite.datasets)}")
-    definition = suite.datasets[name]
-    for archive in definition.get("archives", []):
-        if archive not in suite.archives:
-            raise UserError(
-                f"{where}: data set {name}: {unknown('archive', archive, suite.archives)}"
-            )
-    return definition
-
-
-def _known_split(where: str, dataset: str, split: str, suite: Suite) -> None:
-    splits = suite.datasets[dataset].get("splits")
-    if isinstance(splits, dict) and split not in splits:
-        raise UserError(f"{where}: {unknown(f'split of {dataset}', split, splits)}")
-
-
 def _parents_of(key: str, entry: Mapping[str, Any]) -> dict[str, str]:
     """DATASET/RUN of each run that a run starts from; of its own data set where none is named."""
     weights = entry.get("weights")
@@ -610,19 +365,6 @@ def _parents_of(key: str, entry: Mapping[str, Any]) -> dict[str, str]:
     named = weights.get("runs") or _only(run=weights.get("run"))
     own = key.split("/")[0]
     return {part: name if "/" in name else f"{own}/{name}" for part, name in named.items()}
-
-
-def _no_circle(key: str, parent: str, entries: Mapping[str, dict[str, Any]], where: str) -> None:
-    def follow(name: str, chain: tuple[str, ...]) -> None:
-        if name in chain:
-            raise UserError(
-                f"{where}.weights.run: {' <- '.join((*chain, name))}: a run cannot start from "
-                "itself."
-            )
-        for above in _parents_of(name, entries.get(name, {})).values():
-            follow(above, (*chain, name))
-
-    follow(parent, (key,))
 
 
 def _conventions(
@@ -648,58 +390,188 @@ def _conventions(
     return found
 
 
-def _weights(
-    key: str,
-    entry: dict[str, Any],
-    suite: Suite,
-    recipes: Mapping[str, Any],
-    seeds: tuple[int, ...],
-    forced: bool,
-    entries: Mapping[str, dict[str, Any]],
-    net: dict[str, Any],
-    where: str,
-) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """Where training starts, and what becomes of each input: order, mean, std."""
-    given = entry["weights"]
-    dataset = suite.datasets[key.split("/")[0]]
-    if given == "none":
-        bgr = {"order": "bgr", "mean": [104.00699, 116.66877, 122.67892], "std": [1.0, 1.0, 1.0]}
-        return "none", _conventions(net, bgr, dataset, where)
-    parents = _parents_of(key, entry)
-    if parents:
+@dataclass
+class _Resolver:
+    """The entries of a suite, turned into its runs one by one, each after those it starts from."""
+
+    suite: Suite
+    entries: dict[str, dict[str, Any]]
+    recipes: dict[str, Any]
+    usual_seeds: tuple[int, ...]
+    forced_seeds: tuple[int, ...]
+
+    def run(self, key: str) -> Run:
+        """The run of an entry; in ``suite.runs`` from then on."""
+        suite = self.suite
+        if key in suite.runs:
+            return suite.runs[key]
+        entry = self.entries[key]
+        where = f"{suite.path}: runs.{key}"
+        for required in ("net", "weights", "recipe", "split"):
+            if required not in entry:
+                raise UserError(f"{where}: the key {required!r} is missing.")
+        dataset = key.split("/")[0]
+        definition = self.dataset(dataset, where)
+        self.split(dataset, entry["split"], f"{where}.split")
+        net = _merge(NET_DEFAULTS, _resolve("net", entry["net"], suite.nets, where))
+        net = whole_numbers("net", net)
+        gflop = net.pop("gflop", None)
+        if gflop and "size" in definition:  # of a generated data set
+            gflop *= definition["size"][0] * definition["size"][1] / VOC_PIXELS
+        if "architecture" not in net:
+            raise UserError(f"{where}.net: the key 'architecture' is missing.")
+        recipe = self.recipe(entry, where)
+        if recipe and "train" not in entry:
+            raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")
+        weights, inputs = self.weights(key, net, where)
+        for row in entry.get("rows", []):
+            if row["table"] not in suite.tables:
+                raise UserError(f"{where}.rows: {unknown('table', row['table'], suite.tables)}")
+        train = self.training_sets(entry["train"], dataset, where) if recipe else []
+        config = {
+            "run": key,
+            "train": train[0] if train else None,
+            "test": {
+                "dataset": dataset,
+                "split": entry["split"],
+                "definition": _contents(definition),
+            },
+            "net": net,
+            "weights": weights,
+            "input": inputs["image"],
+            "recipe": recipe,
+            "version": entry.get("version", 1),
+        }
+        if len(train) > 1:
+            config["also_train"] = train[1:]
+        if list(inputs) != ["image"]:
+            config["inputs"] = inputs
+        for option, usual in RUN_OPTIONS.items():
+            if entry.get(option, usual) != usual:
+                config[option] = entry[option]
+        own = tuple(int(seed) for seed in entry.get("seeds", self.usual_seeds))
+        own = self.forced_seeds or own
+        if len(set(own)) < len(own):
+            raise UserError(f"{where}.seeds: {list(own)} names a seed twice.")
+        run = Run(
+            id=key,
+            title=entry.get("title", key.split("/")[1]),
+            note=entry.get("note"),
+            config=config,
+            rows=tuple(Row(r["table"], r["row"]) for r in entry.get("rows", [])),
+            seeds=own if recipe else (0,),
+            time=entry.get("time", False),
+            gflop=gflop,
+        )
+        suite.runs[key] = run
+        return run
+
+    def recipe(self, entry: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+        """How a run is trained, None where it is not."""
+        if entry["recipe"] == "none":
+            return None
+        recipe = _merge(RECIPE_DEFAULTS, _resolve("recipe", entry["recipe"], self.recipes, where))
+        recipe.pop("source", None)
+        recipe = whole_numbers("recipe", recipe)
+        for required in RECIPE_REQUIRED:
+            if required not in recipe:
+                raise UserError(f"{where}.recipe: the key {required!r} is missing.")
+        forced = self.suite.precision
+        return {**recipe, "precision": forced} if forced else recipe
+
+    def training_sets(self, given: str | list[str], own: str, where: str) -> list[dict[str, str]]:
+        """Data set, split and fingerprint of each part that a run is trained on."""
+        found = []
+        for reference in [given] if isinstance(given, str) else given:
+            name, split = reference.split("/")
+            source = self.dataset(name, f"{where}.train")
+            if source.get("classes") != self.suite.datasets[own].get("classes"):
+                raise UserError(f"{where}.train: {name} and {own} have different classes.")
+            self.split(name, split, f"{where}.train")
+            found.append({"dataset": name, "split": split, "definition": _contents(source)})
+        return found
+
+    def dataset(self, name: str, where: str) -> dict[str, Any]:
+        """The definition of a data set whose archives are known."""
+        suite = self.suite
+        if name not in suite.datasets:
+            raise UserError(f"{where}: {unknown('data set', name, suite.datasets)}")
+        for archive in suite.archives_of(name):
+            if archive not in suite.archives:
+                missing = unknown("archive", archive, suite.archives)
+                raise UserError(f"{where}: data set {name}: {missing}")
+        return suite.datasets[name]
+
+    def split(self, dataset: str, split: str, where: str) -> None:
+        """UserError where a data set has no such split."""
+        splits = self.suite.datasets[dataset].get("splits")
+        if isinstance(splits, dict) and split not in splits:
+            raise UserError(f"{where}: {unknown(f'split of {dataset}', split, splits)}")
+
+    def weights(
+        self, key: str, net: dict[str, Any], where: str
+    ) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Where training starts, and what becomes of each input: order, mean, std."""
+        given = self.entries[key]["weights"]
+        dataset = self.suite.datasets[key.split("/")[0]]
+        if given == "none":
+            return "none", _conventions(net, CAFFE_INPUT, dataset, where)
+        if _parents_of(key, self.entries[key]):
+            return self.start_of_runs(key, net, where)
+        library = self.suite.backbones
+        name = given.get("backbone") or given.get("released")
+        if name not in library:
+            raise UserError(f"{where}.weights: {unknown('backbone', name, library)}")
+        definition = library[name]
+        file = "archive" if "released" in given or "pretrain" not in definition else "pretrain"
+        for required in ("architecture", "input", file):
+            if required not in definition:
+                raise UserError(f"{where}.weights: backbone {name} lacks the key {required!r}.")
+        if file == "archive" and definition["archive"] not in self.suite.archives:
+            missing = unknown("archive", definition["archive"], self.suite.archives)
+            raise UserError(f"{where}.weights: backbone {name}: {missing}")
+        if definition["architecture"] != net["architecture"]:
+            raise UserError(
+                f"{where}.weights: backbone {name} is of architecture "
+                f"{definition['architecture']}, the net of {net['architecture']}."
+            )
+        weights = {**given, "definition": fingerprint(definition)}
+        if "released" in given:
+            weights["archive"] = definition["archive"]
+        return weights, _conventions(net, definition["input"], dataset, where)
+
+    def start_of_runs(
+        self, key: str, net: dict[str, Any], where: str
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """As ``weights``, for a run that starts from other runs."""
+        parents = _parents_of(key, self.entries[key])
         hashes: dict[str, str] = {}
         conventions: dict[str, dict[str, Any]] = {}
         for part, name in parents.items():
-            _no_circle(key, name, entries, where)
-            if name not in entries:
-                raise UserError(f"{where}.weights.run: {unknown('run', name, entries)}")
-            parent = _build_run(name, entries[name], suite, recipes, seeds, forced, entries)
+            self.no_circle(key, name, where)
+            if name not in self.entries:
+                raise UserError(f"{where}.weights.run: {unknown('run', name, self.entries)}")
+            parent = self.run(name)
             hashes[part] = parent.hash
             known = {"image": parent.config["input"], **parent.config.get("inputs", {})}
             conventions.update(known if part == "run" else {part: known[part]})
+        dataset = self.suite.datasets[key.split("/")[0]]
         wanted = _conventions(net, next(iter(conventions.values())), dataset, where)
         inputs = {part: conventions.get(part, usual) for part, usual in wanted.items()}
-        if "run" in given:
+        if "run" in parents:
             return {"run": parents["run"], "hash": hashes["run"]}, inputs
         return {"runs": parents, "hashes": hashes}, inputs
-    library = suite.backbones
-    name = given.get("backbone") or given.get("released")
-    if name not in library:
-        raise UserError(f"{where}.weights: {unknown('backbone', name, library)}")
-    definition = library[name]
-    file = "archive" if "released" in given or "pretrain" not in definition else "pretrain"
-    for required in ("architecture", "input", file):
-        if required not in definition:
-            raise UserError(f"{where}.weights: backbone {name} lacks the key {required!r}.")
-    if file == "archive" and definition["archive"] not in suite.archives:
-        missing = unknown("archive", definition["archive"], suite.archives)
-        raise UserError(f"{where}.weights: backbone {name}: {missing}")
-    if definition["architecture"] != net["architecture"]:
-        raise UserError(
-            f"{where}.weights: backbone {name} is of architecture {definition['architecture']}, "
-            f"the net of {net['architecture']}."
-        )
-    weights = {**given, "definition": fingerprint(definition)}
-    if "released" in given:
-        weights["archive"] = definition["archive"]
-    return weights, _conventions(net, definition["input"], dataset, where)
+
+    def no_circle(self, key: str, parent: str, where: str) -> None:
+        """UserError where ``parent`` starts, by whatever way, from ``key``."""
+
+        def follow(name: str, chain: tuple[str, ...]) -> None:
+            if name in chain:
+                raise UserError(
+                    f"{where}.weights.run: {' <- '.join((*chain, name))}: a run cannot start from "
+                    "itself."
+                )
+            for above in _parents_of(name, self.entries.get(name, {})).values():
+                follow(above, (*chain, name))
+
+        follow(parent, (key,))

@@ -25,7 +25,8 @@ from fcn.files import atomic_file, digest, read_json, write_json
 from fcn.inputs import input_names
 from fcn.nets import build
 from fcn.provenance import Clock
-from fcn.spec import CONFIG, Run, check, read_yaml, unknown
+from fcn.schema import CONFIG, check, read_yaml, unknown
+from fcn.spec import Run
 from fcn.weights.named import load_named, read
 
 SPLIT = "test"  # of the prepared data sets voc2011test and voc2012test, which have no labels

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from fcn.data.prepare import prepare
-from fcn.spec import load_suite, read_yaml
+from fcn.schema import read_yaml
+from fcn.spec import load_suite
 
 SIZES = {"tiny": [40, 56], "square": [48, 48]}
 RGB = {"order": "rgb", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}

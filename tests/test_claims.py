@@ -30,7 +30,8 @@ from fcn.report.claims import Measure, Tolerance, read_claims
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import Results, load_results
 from fcn.report.verdicts import ClaimView, _Decider, _reached, decide
-from fcn.spec import CONFIG, Run, Suite, read_yaml
+from fcn.schema import CONFIG, read_yaml
+from fcn.spec import Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
 
 TABLES = parse_tables(read_yaml(CONFIG / "tables.yaml"))

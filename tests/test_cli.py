@@ -9,7 +9,7 @@ from PIL import Image
 
 from fcn import predict
 from fcn.__main__ import PREDICT_NETS, main
-from fcn.spec import ROOT
+from fcn.schema import ROOT
 
 STAGES = (
     "fetch", "extract", "prepare", "backbone", "train", "evaluate", "time", "bounds",

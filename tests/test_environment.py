@@ -10,7 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fcn.spec import ROOT
+from fcn.schema import ROOT
 
 LOCKS = ("requirements.lock", "requirements-uv.txt")
 SYSTEMS = (

@@ -14,7 +14,8 @@ from fcn.architecture import architecture, describe, gflop
 from fcn.nets import build
 from fcn.nets.geometry import Geometry, bilinear_kernel_size, cells_after, through
 from fcn.nets.trunks import build_trunk
-from fcn.spec import CONFIG, NET_DEFAULTS, load_suite
+from fcn.schema import CONFIG
+from fcn.spec import NET_DEFAULTS, load_suite
 
 VOC = {"semantic": 21}
 
@@ -243,6 +244,16 @@ def test_decreased_subsampling_sees_what_the_net_saw(named_nets):
     assert dense["stride"] == dilated["stride"] == dense["max_stride"] == 16
     assert found["voc-fcn32s-vgg19"]["conv_layers"] == 19
     assert found["nyud-fcn32s-color-hha"]["conv_layers"] == 16
+
+
+@pytest.mark.parametrize("name", ["demo", "laptop"])
+def test_gflop_of_the_slim_nets_is_derived(name):
+    suite = load_suite(name)
+    own = {key: net for key, net in suite.nets.items() if key.startswith("slim")}
+    assert len(own) == 5
+    for key, net in own.items():
+        found = gflop(on_meta(suite.resolved_net(key)))
+        assert net["gflop"] == pytest.approx(round(found, 2), abs=1e-9), key
 
 
 def test_gflop_of_the_configuration_is_derived(named_nets):

@@ -70,7 +70,7 @@ def refused(*arguments, **options):
 
 
 def hours_of(run, results):
-    each, _ = plan.hours(run, results, plan.ASSUMED_GPU)
+    each, _ = plan.hours(run, results, gpu=True)
     assert each is not None
     return each
 
@@ -277,14 +277,14 @@ def test_a_folder_of_small_subsets_needs_little_disk(suite, tmp_path, monkeypatc
 
 def test_hours_follow_from_images_and_forward_cost(suite, tmp_path):
     first = suite.runs["voc2012/first"]
-    each, measured = hours_of(first, tmp_path), plan.hours(first, tmp_path, 50.0)[1]
+    each, measured = hours_of(first, tmp_path), plan.hours(first, tmp_path, gpu=True)[1]
     recipe = first.config["recipe"]
     assert each == pytest.approx(recipe["images"] * 3 * first.gflop / 50e3 / 3600) and not measured
     half = replace(first, config={**first.config, "recipe": {**recipe, "patch_keep": 0.5}})
-    assert plan.hours(half, tmp_path, 50.0)[0] == pytest.approx(2 * each)
-    assert plan.hours(replace(first, gflop=None), tmp_path, 50.0) == (None, False)
+    assert plan.hours(half, tmp_path, gpu=True)[0] == pytest.approx(2 * each)
+    assert plan.hours(replace(first, gflop=None), tmp_path, gpu=True) == (None, False)
     released = replace(first, config={**first.config, "recipe": None})
-    assert plan.hours(released, tmp_path, 50.0)[0] == 0
+    assert plan.hours(released, tmp_path, gpu=True)[0] == 0
 
 
 def test_the_cost_is_the_sum_of_what_is_left(suite, tmp_path):
@@ -308,7 +308,7 @@ def test_the_cost_is_the_sum_of_what_is_left(suite, tmp_path):
 
 def test_measurements_of_another_configuration_do_not_count(suite, tmp_path):
     finish(suite, tmp_path, "voc2012/first", 0, config_hash="0123456789ab")
-    assert not plan.hours(suite.runs["voc2012/first"], tmp_path, 50.0)[1]
+    assert not plan.hours(suite.runs["voc2012/first"], tmp_path, gpu=True)[1]
 
 
 def test_a_suite_for_the_cpu_is_not_estimated_as_a_gpus(suite, tmp_path):

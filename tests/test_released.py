@@ -15,7 +15,8 @@ from fcn.evaluate import evaluate_run
 from fcn.files import read_json, write_json
 from fcn.metrics import ConfusionMatrix
 from fcn.nets import CHANNELS, build
-from fcn.spec import CONFIG, load_suite, read_yaml
+from fcn.schema import CONFIG, read_yaml
+from fcn.spec import load_suite
 from fcn.train import train
 from fcn.weights import caffemodel
 from fcn.weights.backbone import start

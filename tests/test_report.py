@@ -35,7 +35,8 @@ from fcn.report.publish import publish
 from fcn.report.results import mean_and_std
 from fcn.report.tables import agrees, number, signed
 from fcn.rle import encode_prediction, write_predictions
-from fcn.spec import CONFIG, Row, Run, Suite, load_suite, read_yaml
+from fcn.schema import CONFIG, read_yaml
+from fcn.spec import Row, Run, Suite, load_suite
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird"]
 SIZES = [(40, 60), (50, 30), (33, 47), (64, 64), (30, 80)]

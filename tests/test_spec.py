@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 import fcn.spec
 from fcn.__main__ import main
 from fcn.errors import UserError
-from fcn.spec import (
-    CONFIG,
-    NET_DEFAULTS,
-    RECIPE_DEFAULTS,
-    check,
-    fingerprint,
-    load_suite,
-    read_yaml,
-    unknown,
-)
+from fcn.schema import CONFIG, check, read_yaml, unknown
+from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, fingerprint, load_suite
 from tests.conftest import RGB, merged, tiny_suite
 
 SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
@@ -153,6 +145,31 @@ def test_seeds(write_suite):
     released = {"weights": {"released": "fcn32s-heavy-pascal"}, "recipe": "none",
                 "net": "voc-fcn32s"}  # fmt: skip
     assert load(write_suite, {"runs": {"tiny/run": released}}, 3).run("run").seeds == (0,)
+
+
+def test_another_precision_is_another_run_with_its_own_command(write_suite):
+    path = str(write_suite(None))
+    usual, forced = load_suite(path), load_suite(path, precision="bf16")
+    for run in forced.runs.values():
+        was = usual.run(run.id)
+        if run.config["recipe"] is None:
+            assert run.hash == was.hash
+        else:
+            assert run.config["recipe"] == {**was.config["recipe"], "precision": "bf16"}
+            assert run.hash != was.hash
+    assert usual.command == f"snakemake --cores all --use-conda --config suite={path}"
+    assert forced.command == f"{usual.command} precision=bf16"
+    assert load_suite("paper").command == "snakemake --cores all --use-conda"
+    assert load_suite(path, precision="").run("run").hash == usual.run("run").hash
+    with pytest.raises(UserError, match="fp16 is not one of fp32, tf32, bf16"):
+        load_suite(path, precision="fp16")
+
+
+def test_the_cost_of_a_generated_image_follows_its_size(write_suite):
+    net = {"base": "slim", "gflop": 3.0}
+    run = tiny(write_suite, net=net)
+    height, width = tiny_suite()["datasets"]["tiny"]["size"]
+    assert run.gflop == pytest.approx(3.0 * height * width / (375 * 500))
 
 
 def test_names_of_runs(write_suite):

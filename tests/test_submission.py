@@ -21,7 +21,8 @@ from fcn.data.prepare import prepare
 from fcn.errors import UserError
 from fcn.files import digest, read_json, write_json
 from fcn.nets import build
-from fcn.spec import CONFIG, load_suite, read_yaml
+from fcn.schema import CONFIG, read_yaml
+from fcn.spec import load_suite
 from fcn.submission import (
     SPLIT,
     check_archive,

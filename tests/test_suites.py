@@ -8,7 +8,8 @@ import torch
 
 from fcn.nets import FCN
 from fcn.nets.trunks import CHANNELS
-from fcn.spec import CONFIG, NET_OPTIONS, RECIPE_OPTIONS, RUN_OPTIONS, Run, load_suite, read_yaml
+from fcn.schema import CONFIG, read_yaml
+from fcn.spec import NET_OPTIONS, RECIPE_OPTIONS, RUN_OPTIONS, Run, load_suite
 
 TABLES = read_yaml(CONFIG / "tables.yaml")
 SHIPPED = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))

@@ -24,7 +24,8 @@ from scipy.io import savemat
 
 from fcn.errors import UserError
 from fcn.files import write_json
-from fcn.spec import ROOT, Run, Suite, load_suite
+from fcn.schema import ROOT
+from fcn.spec import Run, Suite, load_suite
 
 POLL_SECONDS = 0.05
 GIGABYTE = 10**9
@@ -34,9 +35,10 @@ TEST_IMAGES = 736
 
 
 def measured(command: list[str], cwd: Path = ROOT) -> dict[str, Any]:
-    """Seconds (wall, processor), status, output, and the most memory that all processes of a command held together.
+    """Seconds (wall, processor), status, output, and the most memory that a command held.
 
-    Memory (bytes) is proportional (shared pages count once) on Linux, elsewhere resident.
+    Memory (bytes) is of all its processes together: proportional (shared pages count once) on
+    Linux, elsewhere resident.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()

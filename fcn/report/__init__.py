@@ -12,7 +12,7 @@ from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import load_results
 from fcn.report.tables import build_book
 from fcn.report.verdicts import counts, decide
-from fcn.spec import read_yaml
+from fcn.schema import read_yaml
 
 if TYPE_CHECKING:
     from fcn.spec import Suite

@@ -12,7 +12,7 @@ import numpy as np
 
 from fcn.errors import UserError
 from fcn.report.paper import Paper, Printed, Table
-from fcn.spec import CONFIG, check, read_yaml, unknown
+from fcn.schema import CONFIG, check, read_yaml, unknown
 
 Number = float | np.ndarray
 _OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {

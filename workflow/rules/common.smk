@@ -27,13 +27,15 @@ ONLY_LOOKING = {
 }
 
 try:
-    SUITE = load_suite(config["suite"], config["seeds"])
+    SUITE = load_suite(config["suite"], config["seeds"], config["precision"])
     if not config["partial"] and not ONLY_LOOKING & {word.split("=")[0] for word in sys.argv[1:]}:
         preflight(SUITE, config["device"], config["mirror"], Path(DATA), targets=sys.argv[1:])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-SUITE_OPTION = f"--suite '{SUITE.name}'" + (f" --seeds '{config['seeds']}'" if config["seeds"] else "")
+SUITE_OPTION = f"--suite '{SUITE.name}'" + "".join(
+    f" --{key} '{config[key]}'" for key in ("seeds", "precision") if config[key]
+)
 MIRROR_OPTION = (f"--mirror '{config['mirror']}'" if config["mirror"] else "") + (
     " --mirror-is-subset" if config["mirror_is_subset"] else ""
 )

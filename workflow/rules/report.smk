@@ -66,7 +66,7 @@ onerror:
     # A failed run must not cost the report: it is rendered with a hole that names the log.
     if not config["partial"]:
         conda = " --use-conda" if "conda" in {str(m) for m in workflow.deployment_settings.deployment_method} else ""
-        given = " ".join(f"{key}='{config[key]}'" for key in ("suite", "seeds", "data_dir", "device") if config[key])
+        given = " ".join(f"{key}='{config[key]}'" for key in ("suite", "seeds", "precision", "data_dir", "device") if config[key])
         shell(
             "{sys.executable} -m snakemake --nolock --cores 1 --quiet --force{conda} report "
             "--config {given} partial=true || true"

@@ -1,0 +1,160 @@
+"""YAML files read and checked: whatever is wrong in one is told in one sentence."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from fcn.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "config"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """A sentence about a name that is not there, with the nearest ones that are."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(names))}."
+    return f"no {kind} {name!r}; {hint}"
+
+
+def read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable text file ({error}).") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"{path}{where}: not valid YAML: {problem}.") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, keys are text and stand once, and numbers are finite."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise _problem(f"the key {key!r} is not text; put it in quotes", key_node)
+            if key in keys:
+                raise _problem(f"the key {key!r} stands twice", key_node)
+            keys.add(key)
+        return super().construct_mapping(node, deep)
+
+    def finite(self, node: Any) -> float:
+        value = self.construct_yaml_float(node)
+        if not math.isfinite(value):
+            raise _problem(f"{node.value} is not a finite number", node)
+        return value
+
+
+def _problem(text: str, node: Any) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+
+
+_FLOAT = "tag:yaml.org,2002:float"
+_Loader.add_constructor(_FLOAT, _Loader.finite)
+_Loader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent
+    _FLOAT, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+@cache
+def suite_schema() -> dict[str, Any]:
+    """``config/schemas/suite.yaml``; its ``$defs`` are those of every other file's schema."""
+    return read_yaml(CONFIG / "schemas" / "suite.yaml")
+
+
+def check(value: Any, schema: Mapping[str, Any], path: Path) -> None:
+    """Validate ``value``; the first problem is a UserError naming file, key and what is allowed."""
+    validator = jsonschema.Draft202012Validator({**schema, "$defs": suite_schema()["$defs"]})
+    errors = sorted(validator.iter_errors(value), key=lambda e: [str(p) for p in e.absolute_path])
+    if errors:
+        raise UserError(f"{path}: {_explain(errors[0])}")
+
+
+_NOUNS = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """One sentence: where, what is wrong, what is allowed."""
+    error = _narrowed(error)
+    schema: Any = error.schema
+    value: Any = error.instance
+    given: Any = error.validator_value
+    where = ".".join(str(part) for part in error.absolute_path)
+    where = f"{where}: " if where else ""
+    meaning = f" ({schema['description'].rstrip('.')})" if "description" in schema else ""
+    if "propertyNames" in error.absolute_schema_path:
+        return (
+            f"{where}{value!r} is not the name of a run; write DATASET/RUN, in letters, digits, "
+            "'_', '.' and '-'."
+        )
+    if error.validator == "additionalProperties":
+        allowed = list(schema.get("properties", {}))
+        key = next(str(key) for key in value if key not in allowed)
+        near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"{where}there is no key {key!r} here{hint}; allowed: {', '.join(sorted(allowed))}."
+    if error.validator == "required":
+        return f"{where}the key {next(key for key in given if key not in value)!r} is missing."
+    if error.validator == "enum":
+        return f"{where}{value!r} is not one of {', '.join(map(str, given))}{meaning}."
+    if error.validator == "type":
+        kinds = [given] if isinstance(given, str) else given
+        nouns = " or ".join(_NOUNS[kind] for kind in kinds)
+        return f"{where}{value!r} is not {nouns}{meaning}."
+    if error.validator in ("oneOf", "anyOf", "pattern", "const"):
+        return f"{where}{value!r} is not of an allowed form{meaning}."
+    return f"{where}{error.message}{meaning}."
+
+
+def _narrowed(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
+    """Of an error in several alternatives, the one in the alternative that is plainly meant."""
+    while error.context:
+        branches: dict[Any, list[jsonschema.ValidationError]] = {}
+        for inner in error.context:
+            branches.setdefault(inner.relative_schema_path[0], []).append(inner)
+        wrong_kind = ("type", "const", "required")
+        meant = [
+            errors
+            for errors in branches.values()
+            if not any(e.validator in wrong_kind and not e.relative_path for e in errors)
+        ]
+        if len(meant) != 1:
+            break
+        error = meant[0][0]
+    return error
+
+
+def whole_numbers(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """``entry`` with whole numbers as int: YAML's 1e5 is a float, which JSON Schema lets pass."""
+    properties = suite_schema()["$defs"][kind]["properties"]
+
+    def whole(key: str, value: Any) -> Any:
+        kinds = properties[key].get("type", ())
+        return int(value) if isinstance(value, float) and "integer" in kinds else value
+
+    return {key: whole(key, value) for key, value in entry.items()}
