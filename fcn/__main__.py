@@ -11,16 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fcn.errors import UserError
 from fcn.schema import unknown
-from fcn.spec import Run, Suite, load_suite
-
-PREDICT_NETS = (
-    "voc-fcn32s",
-    "voc-fcn16s",
-    "voc-fcn8s",
-    "voc-fcn8s-atonce",
-    "voc-fcn-alexnet",
-    "voc-fcn-googlenet",
-)
+from fcn.spec import PREDICT_NETS, Run, Suite, load_suite
 
 
 def _suite(args: argparse.Namespace) -> Suite:

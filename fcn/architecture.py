@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcn.data.sprites import geometric_classes, semantic_classes
 from fcn.files import write_json
 from fcn.nets import FCN, build
 from fcn.nets.trunks import Branches, Streams
@@ -73,22 +74,27 @@ def describe(net: dict[str, Any], classes: dict[str, int]) -> dict[str, Any]:
     return facts
 
 
+def _classes(definition: dict[str, Any]) -> dict[str, Any]:
+    """The names of the classes of each label set, as far as they are known without its files."""
+    if definition["reader"] == "scenes":
+        return {"semantic": semantic_classes(), "geometric": geometric_classes()}
+    classes = definition.get("classes")
+    return classes if isinstance(classes, dict) else {"semantic": classes}
+
+
 def architecture(suite: Suite, results: Path) -> dict[str, Any]:
     """Describe every named net, with VOC's 21 classes, and every run's; results/architecture.json.
 
-    A run is left out where its data set's classes are not in the configuration but in a file.
+    A run is left out where only a file of its data set names the classes.
     """
     clock = Clock(torch.device("cpu"))
     nets = {name: describe(suite.resolved_net(name), VOC) for name in suite.nets}
     runs = {}
     for run in suite.runs.values():
-        classes = suite.datasets[run.dataset].get("classes")
-        if isinstance(classes, list):
-            classes = {"semantic": classes}
-        if isinstance(classes, dict) and all(isinstance(classes.get(t), list) for t in run.labels):
-            runs[run.id] = describe(
-                run.config["net"], {task: len(classes[task]) for task in run.labels}
-            )
+        classes = _classes(suite.datasets[run.dataset])
+        if all(isinstance(classes.get(task), list) for task in run.labels):
+            heads = {task: len(classes[task]) for task in run.labels}
+            runs[run.id] = describe(run.config["net"], heads)
     result = {
         "nets": nets,
         "runs": runs,

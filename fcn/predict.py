@@ -22,18 +22,10 @@ from fcn.files import atomic_file
 from fcn.inputs import preprocess
 from fcn.nets import FCN, build
 from fcn.schema import CONFIG, read_yaml, unknown
-from fcn.spec import NET_DEFAULTS
+from fcn.spec import NET_DEFAULTS, PREDICT_NETS
 from fcn.weights import caffemodel
 from fcn.weights.named import load_named, named_tensors, read, settle
 
-NETS = (
-    "voc-fcn32s",
-    "voc-fcn16s",
-    "voc-fcn8s",
-    "voc-fcn8s-atonce",
-    "voc-fcn-alexnet",
-    "voc-fcn-googlenet",
-)
 AUTO = "auto"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 ORIENTATION = 0x0112  # EXIF tag
@@ -115,9 +107,9 @@ def _physical_memory() -> int:
 
 
 def named_net(name: str) -> dict[str, Any]:
-    """The resolved configuration of one of ``NETS`` (config/nets.yaml)."""
-    if name not in NETS:
-        raise UserError(f"--net: {unknown('net', name, (*NETS, AUTO))}")
+    """The resolved configuration of one of ``PREDICT_NETS`` (config/nets.yaml)."""
+    if name not in PREDICT_NETS:
+        raise UserError(f"--net: {unknown('net', name, (*PREDICT_NETS, AUTO))}")
     library = read_yaml(CONFIG / "nets.yaml")
     entry: dict[str, Any] = {"base": name}
     while "base" in entry:
@@ -142,7 +134,8 @@ def load(name: str, weights: Path, device: torch.device = CPU, precision: str = 
         return _load_ours(name, weights, device, precision)
     if name == AUTO:
         raise UserError(
-            f"--net {AUTO}: {weights} does not say what net it is of; choose {', '.join(NETS)}."
+            f"--net {AUTO}: {weights} does not say what net it is of; choose "
+            f"{', '.join(PREDICT_NETS)}."
         )
     config = named_net(name)
     layers = caffemodel.read(weights)

@@ -16,6 +16,15 @@ from fcn.schema import CONFIG, check, read_yaml, suite_schema, unknown, whole_nu
 
 UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
 
+# The nets that `predict` knows by name.
+PREDICT_NETS = (
+    "voc-fcn32s",
+    "voc-fcn16s",
+    "voc-fcn8s",
+    "voc-fcn8s-atonce",
+    "voc-fcn-alexnet",
+    "voc-fcn-googlenet",
+)
 COMMAND = ("snakemake", "--cores", "all", "--use-conda")
 VOC_PIXELS = 375 * 500  # of the image that `gflop` in config/nets.yaml is the cost of
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn import predict
-from fcn.__main__ import PREDICT_NETS, main
+from fcn.__main__ import main
 from fcn.schema import ROOT
 
 STAGES = (
@@ -35,10 +34,6 @@ def test_help_of_each_stage(stage, capsys):
         main([stage, "--help"])
     assert stop.value.code == 0
     assert f"python -m fcn {stage}" in capsys.readouterr().out
-
-
-def test_the_help_names_the_nets_of_predict():
-    assert PREDICT_NETS == predict.NETS
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fcn.architecture import architecture, describe, gflop
+from fcn.data.sprites import semantic_classes
 from fcn.nets import build
 from fcn.nets.geometry import Geometry, bilinear_kernel_size, cells_after, through
 from fcn.nets.trunks import build_trunk
@@ -277,7 +278,10 @@ def test_architecture_file(write_suite, tmp_path):
     suite = load_suite(str(write_suite({"runs": {"voc2011/eights": run}})))
     found = architecture(suite, tmp_path / "results")
     assert set(found["nets"]) == set(suite.nets)
-    assert found["runs"] == {"voc2011/eights": found["nets"]["voc-fcn8s"]}  # scenes: not in config
+    assert set(found["runs"]) == set(suite.runs)
+    assert found["runs"]["voc2011/eights"] == found["nets"]["voc-fcn8s"]
+    slim = describe(suite.run("run").config["net"], {"semantic": len(semantic_classes())})
+    assert found["runs"]["tiny/run"] == slim
     assert found["nets"]["voc-fcn8s"]["stride"] == 8
     assert found["nets"]["voc-fcn2s"]["stride"] == 2
     assert (tmp_path / "results" / "architecture.json").exists()
