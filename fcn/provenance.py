@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,6 +47,12 @@ def code_version() -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
     }
+
+
+def command(arguments: Sequence[str]) -> str:
+    """As it was given, but for the folders of this machine that absolute paths lie in."""
+    shown = [f"…/{Path(word).name}" if Path(word).is_absolute() else word for word in arguments]
+    return " ".join(["python -m fcn", *shown])
 
 
 def packages() -> dict[str, str]:
@@ -120,5 +126,5 @@ class Clock:
             "archives": [
                 {key: a.get(key) for key in ("name", "sha256", "size", "subset")} for a in archives
             ],
-            "command": " ".join(["python -m fcn", *sys.argv[1:]]),
+            "command": command(sys.argv[1:]),
         }

@@ -13,7 +13,7 @@ import torch
 
 import fcn
 import fcn.provenance as provenance
-from fcn.provenance import Clock, code_version, device_facts, packages
+from fcn.provenance import Clock, code_version, command, device_facts, packages
 
 CPU = torch.device("cpu")
 
@@ -105,3 +105,9 @@ def test_peak_memory_is_that_of_this_process_in_bytes():
 def test_determinism_is_reported(on, monkeypatch):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: on)
     assert Clock(CPU).provenance(precision="fp32", seed=None)["deterministic"] is on
+
+
+def test_a_command_is_shown_without_the_folders_of_this_machine(tmp_path):
+    given = ["train", "voc2011/fcn32s", "--data-dir", str(tmp_path / "data"), "--seed", "0"]
+    assert command(given) == "python -m fcn train voc2011/fcn32s --data-dir …/data --seed 0"
+    assert str(tmp_path) not in command(given)
