@@ -264,14 +264,14 @@ def test_resampled_test_sets_are_test_sets():
 @given(st.integers(2, 6), st.integers(0, 1000))
 def test_seeds_spread_as_the_mean_of_so_many(n: int, seed: int):
     values = np.random.default_rng(seed).normal(size=n)
-    drawn = combine_seeds(np.repeat(values[:, None], DRAWS, axis=1), f"run {seed}")
+    drawn = combine_seeds(np.repeat(values[:, None], DRAWS, axis=1), range(seed, seed + n))
     assert drawn.mean() == pytest.approx(values.mean(), abs=5 * values.std(ddof=1) / 30)
     assert drawn.var() == pytest.approx(values.var(ddof=1) / n, rel=0.25)
 
 
 def test_one_seed_keeps_its_draws():
     draws = np.random.default_rng(0).normal(size=(1, DRAWS))
-    assert np.array_equal(combine_seeds(draws, "x"), draws[0])
+    assert np.array_equal(combine_seeds(draws, [3]), draws[0])
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=DRAWS // 20, max_size=DRAWS // 20))
@@ -427,6 +427,31 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path: Path):
             (folder / "metrics.json").unlink()
     view, _ = decided(make_suite(low, high), tmp_path)
     assert view.tests[0].verdict == "not reproduced" and view.tests[0].marks == ["one seed"]
+
+
+def test_seeds_that_move_both_runs_alike_decide(tmp_path: Path):
+    low, high = pair(seeds=(0, 1, 2))
+    for seed, quality in enumerate((0.50, 0.62, 0.74)):
+        planted(tmp_path / "results", low, seed, quality)
+        planted(tmp_path / "results", high, seed, quality + 0.03)
+    test = decided(make_suite(low, high), tmp_path)[0].tests[0]
+    assert test.verdict == "reproduced" and test.marks == ["3 seeds"]
+    assert test.point and test.low and test.high
+    assert 0 < test.low < test.point < test.high < 10
+
+
+def test_only_the_seeds_that_all_runs_have_are_compared(tmp_path: Path):
+    low, high = pair(seeds=(0, 1))
+    planted(tmp_path / "results", low, 0, 0.70)
+    planted(tmp_path / "results", low, 1, 0.40)
+    folder = planted(tmp_path / "results", high, 0, 0.65)
+    test = decided(make_suite(low, high), tmp_path)[0].tests[0]
+    assert test.verdict == "not reproduced" and test.marks == ["one seed"]
+    assert test.point and test.point < 0
+    folder.rename(high.directory(tmp_path / "results", 2))  # none in common: all of each
+    high = replace(high, seeds=(2,))
+    test = decided(make_suite(low, high), tmp_path)[0].tests[0]
+    assert test.point and test.point > 0
 
 
 def test_without_counts_of_the_images_nothing_is_decided(tmp_path: Path):

@@ -1,7 +1,8 @@
 """How sure a score is: the same test images drawn again, for every run with the same weights.
 
-Two runs that were scored on the same images get the same resampled images, so the bootstrap of
-their difference is paired. Seeds of a run are drawn again as well.
+Two runs that were scored on the same images get the same resampled images, and two runs with the
+same seeds, which saw the training images in the same order, the same resampled seeds: the bootstrap
+of their difference is paired in both.
 """
 
 import hashlib
@@ -45,18 +46,18 @@ def _matrix(confusion: Any) -> np.ndarray:
     return matrix if matrix.ndim == 2 else np.zeros((0, 0))
 
 
-def combine_seeds(draws: np.ndarray, name: str) -> np.ndarray:
+def combine_seeds(draws: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
     """Draws (seeds, DRAWS) of the single seeds as draws (DRAWS,) of their mean.
 
-    The seeds are drawn with replacement. The spread of n drawn seeds is too small by (n - 1) / n,
-    which is made up for.
+    The seeds are drawn with replacement, by their numbers alone. The spread of n drawn seeds is
+    too small by (n - 1) / n, which is made up for.
     """
     n = len(draws)
     if n == 1:
         return draws[0]
     centre = draws.mean(0)
     wider = centre + (draws - centre) * np.sqrt(n / (n - 1))
-    chosen = _generator("seeds", name).integers(n, size=(n, draws.shape[1]))
+    chosen = _generator("seeds", *map(str, seeds)).integers(n, size=(n, draws.shape[1]))
     return np.take_along_axis(wider, chosen, 0).mean(0)
 
 
@@ -134,4 +135,4 @@ class Bootstrap:
         if not counts or any(of_seed is None for of_seed in counts):
             return None
         draws = [average(metric, *of_seed, rule) for of_seed in counts if of_seed]
-        return combine_seeds(np.stack(draws), result.run.id)
+        return combine_seeds(np.stack(draws), [seed.seed for seed in result.counted])

@@ -1,6 +1,6 @@
 """The claims decided: each test measured on whatever runs fill its rows, with an interval."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,8 @@ class _Decider:
         """A sample for each letter, or why there is none.
 
         Where several runs fill a row, those of one test set are taken together: the first set, in
-        the suite's order, that has them all.
+        the suite's order, that has them all. Of seeds, those that all runs have are compared: the
+        same order of training images, or the very weights that another run scores again.
         """
         fixed: dict[str, Sample] = {}
         choices: dict[str, list[tuple[RunResult, list[float]]]] = {}
@@ -218,10 +219,19 @@ class _Decider:
                 choices[letter] = known
         sets = [[_test_set(run) for run, _ in known] for known in choices.values()]
         common = [one for one in sets[0] if all(one in other for other in sets)] if sets else []
+        chosen = {
+            letter: next((run for run, _ in known if _test_set(run) in common[:1]), known[0][0])
+            for letter, known in choices.items()
+        }
+        seeds = [{seed.seed for seed in run.counted} for run in chosen.values()]
+        shared = set.intersection(*seeds) if seeds else set()
         samples = dict(fixed)
-        for letter, known in choices.items():
-            together = [pair for pair in known if _test_set(pair[0]) in common[:1]] or known
-            samples[letter] = self.sample(test.values[letter], *together[0])
+        for letter, run in chosen.items():
+            value = test.values[letter]
+            part = replace(run, seeds=[seed for seed in run.seeds if seed.seed in shared])
+            if not self.measured(value, part):  # of a seed that the others lack
+                part = run
+            samples[letter] = self.sample(value, part, self.measured(value, part))
         return samples
 
     def fixed(self, value: Value) -> Sample | None:
@@ -380,7 +390,7 @@ def _over_seeds(values: list[float], run: RunResult) -> np.ndarray | None:
     if len(values) < 2:
         return None
     draws = np.repeat(np.array(values)[:, None], DRAWS, axis=1)
-    return combine_seeds(draws, run.run.id)
+    return combine_seeds(draws, [seed.seed for seed in run.counted])
 
 
 def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
