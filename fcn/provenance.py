@@ -51,7 +51,11 @@ def code_version() -> dict[str, Any]:
 
 def command(arguments: Sequence[str]) -> str:
     """As it was given, but for the folders of this machine that absolute paths lie in."""
-    shown = [f"…/{Path(word).name}" if Path(word).is_absolute() else word for word in arguments]
+    shown = []
+    for word in arguments:
+        option, equals, value = word.rpartition("=")
+        path = Path(value)
+        shown.append(f"{option}{equals}…/{path.name}" if path.is_absolute() else word)
     return " ".join(["python -m fcn", *shown])
 
 

@@ -421,12 +421,14 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path: Path):
         planted(tmp_path / "results", high, seed, quality)
     view, _ = decided(make_suite(low, high), tmp_path)
     assert view.tests[0].verdict == "inconclusive" and view.tests[0].marks == ["3 seeds"]
+    assert not view.one_seed
     for seed in (1, 2):
         for run in (low, high):
             folder = run.directory(tmp_path / "results", seed)
             (folder / "metrics.json").unlink()
     view, _ = decided(make_suite(low, high), tmp_path)
     assert view.tests[0].verdict == "not reproduced" and view.tests[0].marks == ["one seed"]
+    assert view.one_seed
 
 
 def test_seeds_that_move_both_runs_alike_decide(tmp_path: Path):

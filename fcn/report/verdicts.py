@@ -101,6 +101,9 @@ class TestView:
         return f"{value:g}".replace("-", MINUS) + unit
 
 
+ONE_SEED = "one seed"
+
+
 @dataclass
 class ClaimView:
     """A claim with its verdict and tests; ``printed``: the papers' own figures, (label, text)."""
@@ -113,6 +116,11 @@ class ClaimView:
     @property
     def slug(self) -> str:
         return f"claim-{self.claim.id}"
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether a test that decided it rests on a single training of a run."""
+        return any(ONE_SEED in test.marks for test in self.tests if test.verdict != "not run")
 
 
 @dataclass
@@ -428,7 +436,7 @@ def _marks(runs: list[RunResult], drawn: list[Sample]) -> list[str]:
     marks = []
     seeds = min((len(run.counted) for run in runs), default=0)
     if seeds:
-        marks.append("one seed" if seeds == 1 else f"{seeds} seeds")
+        marks.append(ONE_SEED if seeds == 1 else f"{seeds} seeds")
     if any(run.subset for run in runs):
         marks.append("subset")
     if any(run.stale for run in runs):
