@@ -16,7 +16,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pyte
 .PHONY: demo test lint bench setup clean
 
 demo: setup
-	$(SNAKEMAKE) --cores $(CORES) --config suite=demo
+	$(SNAKEMAKE) --cores $(CORES) --config suite=demo device=cpu
 	@echo "The report: $(CURDIR)/reports/tables.html"
 
 test: setup

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fcn.errors import UserError
+from fcn.files import read_object
 from fcn.schema import unknown
-from fcn.spec import PREDICT_NETS, Run, Suite, load_suite
+from fcn.spec import PREDICT_NETS, SEED_MAX, Run, Suite, contents_hash, load_suite
 
 
 def _suite(args: argparse.Namespace) -> Suite:
@@ -25,11 +28,34 @@ def _known(kind: str, name: str, known: dict[str, Any]) -> dict[str, Any]:
     return definition
 
 
+MOST_PROCESSES = 4096  # threads or loaders; a typing error would fill the memory
+
+
+# The options that a stage is given when another one advises to run it first, with their defaults.
+_USUAL = {"suite": "paper", "precision": None, "data_dir": Path("data"), "results": Path("results")}
+_PASSED_ON = {
+    "fetch": ("suite", "data_dir"),
+    "extract": ("data_dir",),
+    "prepare": ("suite", "data_dir"),
+    "backbone": ("suite", "data_dir"),
+    "train": tuple(_USUAL),
+}
+
+
+def _command(stage: str, args: argparse.Namespace) -> str:
+    """The command of another stage, on the same suite and folders, to be copied."""
+    words = ["python", "-m", "fcn", *stage.split()]
+    for option in _PASSED_ON[stage.split()[0]]:
+        value = getattr(args, option, _USUAL[option])
+        if value != _USUAL[option]:
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
 def _need(path: Path, stage: str, args: argparse.Namespace) -> None:
     """UserError where a file that another stage makes is not there, naming that stage."""
     if not path.exists():
-        suite = f" --suite {args.suite}" if getattr(args, "suite", "paper") != "paper" else ""
-        raise UserError(f"{path}: no such file; first run: python -m fcn {stage}{suite}.")
+        raise UserError(f"{path}: no such file; first run: {_command(stage, args)}")
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -92,14 +118,21 @@ def _workers(args: argparse.Namespace, device_type: str) -> int:
     """Loader processes: on a GPU all but one of the threads; on the CPU the net needs them."""
     if args.workers is not None:
         return int(args.workers)
-    return max(1, args.threads - 1) if device_type == "cuda" else 0
+    threads = args.threads or os.cpu_count() or 1
+    return max(1, threads - 1) if device_type == "cuda" else 0
 
 
 def _run(args: argparse.Namespace, training: bool = False) -> Run:
     """The run that is asked for; the data sets that it needs must be prepared."""
-    run = _suite(args).run(args.run)
+    suite = _suite(args)
+    run = suite.run(args.run)
     for name in run.datasets if training else [run.dataset]:
-        _need(args.data_dir / "prepared" / name / "dataset.json", f"prepare {name}", args)
+        path = args.data_dir / "prepared" / name / "dataset.json"
+        _need(path, f"prepare {name}", args)
+        wanted = contents_hash(suite.datasets[name])
+        if read_object(path).get("definition", wanted) != wanted:  # older files do not say
+            again = _command(f"prepare {name}", args)
+            raise UserError(f"{path}: of another definition of {name}; prepare it again: {again}")
     return run
 
 
@@ -293,6 +326,22 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _at_most(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if _natural(text) > most:
+            raise argparse.ArgumentTypeError(f"{text} is more than {most}")
+        return int(text)
+
+    return number
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()  # a shell leaves the ~ of --data-dir=~/x alone
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: no such home folder") from None
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
@@ -344,7 +393,7 @@ def parser() -> argparse.ArgumentParser:
     bounds.add_argument("split", metavar="SPLIT")
     bounds.add_argument(
         "--labels",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="a folder or tar of label PNGs, instead of a prepared data set",
     )
@@ -380,14 +429,14 @@ def parser() -> argparse.ArgumentParser:
         "--dataset", default="voc2012test", metavar="NAME", help="voc2011test or %(default)s"
     )
     submission.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: the data set's name .tgz beside the run"
+        "--out", type=_path, metavar="FILE", help="default: the data set's name .tgz beside the run"
     )
     submission.add_argument(
-        "--check", type=Path, metavar="FILE", help="check an archive and make none"
+        "--check", type=_path, metavar="FILE", help="check an archive and make none"
     )
     stage("architecture", _architecture, "Describe the nets of a suite.", "suite", "results")
     report = stage("report", _report, "Render whatever results exist.", "suite", "data", "results")
-    report.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR")
+    report.add_argument("--out", type=_path, default=Path("reports"), metavar="DIR")
     report.add_argument(
         "--no-images", action="store_true", help="leave out images and label maps of the data sets"
     )
@@ -399,7 +448,7 @@ def parser() -> argparse.ArgumentParser:
         "data",
         "results",
     )
-    publish.add_argument("--out", type=Path, required=True, metavar="DIR")
+    publish.add_argument("--out", type=_path, required=True, metavar="DIR")
     stage("plan", _plan, "List the runs of a suite with their cost.", "suite", "data", "results")
     start = stage(
         "preflight",
@@ -427,16 +476,16 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--weights",
         required=True,
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="our .safetensors or a .caffemodel",
     )
-    predict.add_argument("--out", required=True, type=Path, metavar="DIR")
+    predict.add_argument("--out", required=True, type=_path, metavar="DIR")
     predict.add_argument("--overlay", action="store_true", help="also DIR/STEM_overlay.png")
     predict.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    predict.add_argument("images", nargs="+", type=_path, metavar="IMAGE")
     bench = stage("bench", _bench, "Measure speed against floors and peers.", "device", "threads")
-    bench.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR")
+    bench.add_argument("--out", type=_path, default=Path("reports"), metavar="DIR")
     bench.add_argument("--quick", action="store_true", help="fewer rounds")
     for option, text in (
         ("peer", "a checkout of wkentaro/pytorch-fcn to compare with"),
@@ -444,13 +493,13 @@ def parser() -> argparse.ArgumentParser:
         ("data", "a prepared data set (data/prepared/NAME)"),
         ("demo", "a working tree in which the demo has run: the DAG's own share"),
     ):
-        bench.add_argument(f"--{option}", type=Path, metavar="PATH", help=text)
+        bench.add_argument(f"--{option}", type=_path, metavar="PATH", help=text)
     bench.add_argument("--split", default="val", help="of --data (default: %(default)s)")
     bench.add_argument("--images", type=_positive, default=50, metavar="N", help="of the agreement")
     score = stage("score", _score, "Score label PNGs against truth PNGs.")
-    score.add_argument("--truth", type=Path, required=True, metavar="DIR", help="true label PNGs")
+    score.add_argument("--truth", type=_path, required=True, metavar="DIR", help="true label PNGs")
     score.add_argument(
-        "--pred", type=Path, required=True, metavar="DIR", help="predicted label PNGs"
+        "--pred", type=_path, required=True, metavar="DIR", help="predicted label PNGs"
     )
     score.add_argument("--classes", type=int, required=True, metavar="N", help="classes, 0 to N-1")
     score.add_argument(
@@ -482,17 +531,22 @@ _OPTIONS: dict[str, Any] = {
             help="of every training, instead of the recipe's",
         ),
     ),
-    "data": lambda p: p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR"),
+    "data": lambda p: p.add_argument("--data-dir", type=_path, default=Path("data"), metavar="DIR"),
     "results": lambda p: p.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR"
+        "--results", type=_path, default=Path("results"), metavar="DIR"
     ),
     "device": lambda p: p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N"),
     "seed": lambda p: (
-        p.add_argument("--seed", type=_natural, default=0),
-        p.add_argument("--workers", type=_natural, default=None, help="processes that load images"),
+        p.add_argument("--seed", type=_at_most(SEED_MAX), default=0),
+        p.add_argument(
+            "--workers",
+            type=_at_most(MOST_PROCESSES),
+            default=None,
+            help="processes that load images",
+        ),
     ),
     "threads": lambda p: p.add_argument(
-        "--threads", type=_natural, default=0, help="CPU threads (default: all)"
+        "--threads", type=_at_most(MOST_PROCESSES), default=0, help="CPU threads (default: all)"
     ),
     "mirror": lambda p: (
         p.add_argument(
@@ -517,9 +571,23 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # no space or no permission, a folder where a file is to be, ..
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        torch = sys.modules.get("torch")  # not imported for a stage that does without it
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        print(
+            "error: the GPU has too little free memory; take a smaller recipe.batch, precision "
+            "bf16, or another GPU (device=cuda:N).",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

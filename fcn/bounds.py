@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fcn.data.dataset import SegmentationSet
-from fcn.data.labels import VOID, read_label
+from fcn.data.labels import CONVERT, VOID, read_label
 from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.provenance import Clock
@@ -215,14 +215,14 @@ class _Member(io.BytesIO):
 def _labels(place: Path, classes: int, void: int) -> Iterator[np.ndarray]:
     if place.is_dir():
         for path in sorted(place.glob("*.png")):
-            yield read_label(path, classes, void)
+            yield read_label(path, classes, void, CONVERT)
         return
     try:
         with tarfile.open(place) as archive:
             for member in archive:
                 if member.name.endswith(".png") and (file := archive.extractfile(member)):
                     label = _Member(file.read(), f"{place}: {member.name}")
-                    yield read_label(label, classes, void)  # type: ignore[arg-type]
+                    yield read_label(label, classes, void, CONVERT)  # type: ignore[arg-type]
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         reason = (str(error) or repr(error)).splitlines()[0].rstrip(":")
         raise UserError(

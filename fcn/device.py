@@ -4,7 +4,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,14 +18,15 @@ def chosen(name: str = "auto") -> Iterator[torch.device]:
 
     On a machine with several GPUs ``auto`` and ``cuda`` take one that no other job of this user
     holds (Snakemake assigns none): each holder locks a file until it ends.
+
+    Raises:
+        UserError: an unknown name, a GPU that is not there, or one that PyTorch cannot use.
     """
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
+        raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N.")
+    if name == "cpu" or not _usable(name):
         yield torch.device("cpu")
         return
-    if name not in ("auto", "cuda") and not name.startswith("cuda:"):
-        raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:N.")
-    if not torch.cuda.is_available():
-        raise UserError(f"device={name}: PyTorch finds no CUDA GPU here; use device=cpu.")
     count = torch.cuda.device_count()
     if ":" in name:
         index = name.split(":")[1]
@@ -35,6 +36,24 @@ def chosen(name: str = "auto") -> Iterator[torch.device]:
         return
     with _free_gpu(count) as found:
         yield torch.device("cuda", found)
+
+
+def _usable(name: str) -> bool:
+    """Whether PyTorch has a GPU; UserError where there should be one."""
+    if torch.cuda.is_available():
+        return True
+    from fcn.plan import gpu_count  # with `requests`, which the stages do without
+
+    if gpu_count():
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        raise UserError(
+            f"device={name}: this machine has a GPU, but PyTorch {torch.__version__} (built "
+            f"{built}) cannot use it, perhaps because the NVIDIA driver is too old; update the "
+            "driver or use device=cpu."
+        )
+    if name != "auto":
+        raise UserError(f"device={name}: PyTorch finds no CUDA GPU here; use device=cpu.")
+    return False
 
 
 @contextmanager
@@ -59,11 +78,28 @@ def _free_gpu(count: int) -> Iterator[int]:
     yield max(range(count), key=lambda i: torch.cuda.mem_get_info(i)[0])
 
 
-def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which layers compute: ``fp32``, ``tf32`` or ``bf16`` (weights stay fp32)."""
-    tf32 = precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Whether float32 convolutions may round to TF32; what held before holds again after.
+
+    PyTorch keeps it for the whole process and looks when a pass runs: a backward pass needs it too.
+    Products of matrices, which upsampling is made of, are never rounded.
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32, products.allow_tf32 = on, False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """A forward pass in ``fp32``, ``tf32`` or ``bf16`` (weights stay fp32).
+
+    The backward pass belongs outside of it, but inside ``tf32``.
+    """
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with tf32(precision == "tf32"), autocast:
+        yield

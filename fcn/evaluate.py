@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,21 @@ class Evaluation:
     seconds: float
 
 
+def score_maps(net: FCN, x: Tensor, run: Run) -> dict[str, Tensor]:
+    """(N, classes, H, W) scores of a batch by label set, as the run infers: ``inference``."""
+    dense = run.config.get("inference")
+    return net(x) if dense is None else dense_scores(net, x, **dense)
+
+
 def label(net: FCN, batch: dict[str, Any], run: Run, device: torch.device) -> dict[str, Tensor]:
     """(N, H, W) uint8 labels of a batch by label set: the argmax of the scores, at image size."""
-    x = net_input(batch, run, device, "test")
-    dense = run.config.get("inference")
-    scores = net(x) if dense is None else dense_scores(net, x, **dense)
+    scores = score_maps(net, net_input(batch, run, device, "test"), run)
     return {task: scores[task].argmax(1).to(torch.uint8) for task in run.labels}
+
+
+def inference_net(net: FCN, run: Run, precision: str) -> FCN:
+    """``net``, whose weights stay as they are, as a run labels images with it: for ``label``."""
+    return net if "inference" in run.config else for_inference(net, precision)
 
 
 def evaluate(
@@ -57,21 +67,28 @@ def evaluate(
     """Label every image of ``dataset`` at its own size and count.
 
     Args:
-        keep: called with an image's id and its (H, W) uint8 labels by label set.
+        keep: called with an image's id and its (H, W) uint8 labels by label set, in order, in
+            another thread: beside the next image.
     """
     matrices = {task: ConfusionMatrix(len(dataset.classes[task]), device) for task in run.labels}
     training = net.training
     net.eval()
     started = time.perf_counter()
     groups = [[i] for i in range(len(dataset))]
-    fixed = net if "inference" in run.config else for_inference(net, precision)
-    with torch.inference_mode(), arithmetic(precision, device):
+    fixed = inference_net(net, run, precision)
+    kept: Future[None] | None = None
+    with torch.inference_mode(), arithmetic(precision, device), ThreadPoolExecutor(1) as pool:
         for batch in progress(loader(dataset, groups, workers, device.type == "cuda")):
             labels = label(fixed, batch, run, device)
             for task, matrix in matrices.items():
                 matrix.update(batch[task].to(device, non_blocking=True), labels[task])
             if keep:
-                keep(batch["id"][0], {task: p[0].cpu().numpy() for task, p in labels.items()})
+                found = {task: p[0].cpu().numpy() for task, p in labels.items()}
+                if kept:
+                    kept.result()
+                kept = pool.submit(keep, batch["id"][0], found)
+        if kept:
+            kept.result()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     net.train(training)

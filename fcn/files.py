@@ -1,12 +1,13 @@
 """Files that are whole or not there: written beside their place, then renamed into it."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Give an empty folder beside ``path``; it replaces ``path`` on success, else goes."""
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: a file where a folder is to be; move it away.")
     temporary = _beside(path)
     temporary.mkdir()
     try:
@@ -49,6 +52,19 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Wait until no other process is in ``folder`` by this function, and keep others waiting."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -70,6 +86,14 @@ def read_json(path: str | Path) -> Any:
         raise UserError(
             f"{path}: not valid JSON ({error}); delete it and run the stage that writes it again."
         ) from None
+
+
+def read_object(path: str | Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object of ours that has ``keys``; anything else is a UserError."""
+    value = read_json(path)
+    if not isinstance(value, dict) or any(key not in value for key in keys):
+        raise UserError(f"{path}: not written by this program; delete it and run its stage again.")
+    return value
 
 
 def digest(path: str | Path, algorithm: str = "sha256") -> str:

@@ -19,7 +19,8 @@ from fcn.nets.fcn import FCN
 def parameter_groups(net: FCN, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     """Weights and biases, of trunk and score layers, each with its rate and decay factor.
 
-    ``train_layers: score`` leaves the trunk without gradients. Raises nothing.
+    ``score_bias_rate`` and ``score_bias_decay``, where set, are ``bias_rate`` and ``bias_decay`` of
+    the score layers. ``train_layers: score`` leaves the trunk without gradients. Raises nothing.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part, score in ((net.trunk, False), (net.heads, True)):
@@ -28,13 +29,19 @@ def parameter_groups(net: FCN, recipe: dict[str, Any]) -> list[dict[str, Any]]:
                 parameter.requires_grad_(False)
                 continue
             bias = name.endswith("bias")
-            rate = (recipe["bias_rate"] if bias else 1.0) * (recipe["score_rate"] if score else 1.0)
-            decay = recipe["bias_decay"] if bias else 1.0
+            rate = _of_biases(recipe, "bias_rate", score) if bias else 1.0
+            rate *= recipe["score_rate"] if score else 1.0
+            decay = _of_biases(recipe, "bias_decay", score) if bias else 1.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [
         {"params": parameters, "rate": rate, "weight_decay": recipe["weight_decay"] * decay}
         for (rate, decay), parameters in groups.items()
     ]
+
+
+def _of_biases(recipe: dict[str, Any], key: str, score: bool) -> float:
+    own = recipe.get(f"score_{key}") if score else None
+    return float(recipe[key] if own is None else own)
 
 
 class CaffeSGD:

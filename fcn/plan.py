@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from fcn.errors import UserError
-from fcn.files import read_json
+from fcn.files import read_object
 from fcn.spec import Run, Suite
 
 # A training step costs about three forward passes (forward, gradients of features and of weights).
@@ -98,7 +98,7 @@ def is_done(run: Run, seed: int, results: Path) -> bool:
     folder = run.directory(results, seed)
     if not all((folder / name).exists() for name in ("train.json", "metrics.json")):
         return False
-    return bool(read_json(folder / "train.json").get("config_hash") == run.hash)
+    return bool(read_object(folder / "train.json").get("config_hash") == run.hash)
 
 
 def unfinished(runs: Iterable[Run], results: Path) -> list[tuple[Run, int]]:
@@ -145,7 +145,7 @@ def hours(run: Run, results: Path, gpu: bool) -> tuple[float | None, bool]:
     for seed in run.seeds:
         path = run.directory(results, seed) / "train.json"
         if path.exists():
-            record = read_json(path)
+            record = read_object(path, "config_hash", "seconds")
             if record["config_hash"] == run.hash:
                 return record["seconds"] / 3600, True
     if run.gflop is None:
@@ -165,7 +165,11 @@ def cost(suite: Suite, results: Path, data_dir: Path) -> str:
         measured += known
         without += each is None
     device = "one GPU" if suite.gpu else "two CPU cores"
-    text = f"{_count(len(left), 'training')} of {_count(len(suite.runs), 'run')}"
+    trained = sum(run.config["recipe"] is not None for run, _ in left)
+    text = _count(trained, "training")
+    if again := len(left) - trained:
+        text += f" and {again} more to score"
+    text += f" of {_count(len(suite.runs), 'run')}"
     time = f"{total:.1f} hours" if total >= 1 else f"{60 * total:.0f} minutes"
     text += f": about {time} on {device}"
     guessed = len(left) - measured - without

@@ -21,6 +21,7 @@ from fcn.errors import UserError
 from fcn.files import atomic_file
 from fcn.inputs import preprocess
 from fcn.nets import FCN, build
+from fcn.nets.padded import for_inference
 from fcn.schema import CONFIG, read_yaml, unknown
 from fcn.spec import NET_DEFAULTS, PREDICT_NETS
 from fcn.weights import caffemodel
@@ -46,6 +47,7 @@ class Labeller:
         precision: str = "fp32",
     ) -> None:
         self.net = net.eval().to(device).to(memory_format=torch.channels_last)
+        self.fast = for_inference(self.net, precision)  # as in evaluation
         self.classes = list(classes)
         self.convention = convention
         self.device = device
@@ -68,7 +70,7 @@ class Labeller:
         batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
         try:
             with torch.inference_mode(), arithmetic(self.precision, self.device):
-                scores = self.net(preprocess(batch, self.convention, self.device))["semantic"]
+                scores = self.fast(preprocess(batch, self.convention, self.device))["semantic"]
                 labels: np.ndarray = scores[0].argmax(0).to(torch.uint8).cpu().numpy()
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):

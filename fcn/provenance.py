@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -29,6 +30,7 @@ PACKAGES = (
     "pandas",
     "snakemake",
 )
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def code_version() -> dict[str, Any]:
@@ -70,7 +72,7 @@ def packages() -> dict[str, str]:
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """Name and count of the device, and the driver of a GPU."""
+    """Name and count of the device, and the driver of a GPU where the system tells it."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return {
@@ -80,8 +82,18 @@ def device_facts(device: torch.device) -> dict[str, Any]:
             "memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "driver": _driver(),
         }
     return {"type": "cpu", "name": _cpu_name(), "count": os.cpu_count()}
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's kernel module: the first number with a dot on its line."""
+    try:
+        found = re.search(r"NVRM.*?(\d+(\.\d+)+)", DRIVER.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def _cpu_name() -> str:
@@ -102,6 +114,7 @@ class Clock:
         self.started = datetime.now(UTC)
         self._start = time.perf_counter()
         if device.type == "cuda":
+            torch.cuda.init()  # before it there are no statistics to reset
             torch.cuda.reset_peak_memory_stats(device)
 
     def peak_memory(self) -> int:

@@ -37,6 +37,8 @@ def read_yaml(path: Path) -> Any:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise UserError(f"{path}{where}: not valid YAML: {problem}.") from None
+    except Exception as error:  # of a value, such as the date 2016-02-30, or of too deep a nesting
+        raise UserError(f"{path}: not valid YAML: {error}.") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcn.data.labels import VOID, read_label
+from fcn.data.labels import CONVERT, VOID, read_label
 from fcn.errors import UserError
 from fcn.metrics import ConfusionMatrix
 
@@ -55,8 +55,9 @@ def score_folders(truth: Path, pred: Path, classes: int, void: int = VOID) -> di
 
     matrix = ConfusionMatrix(classes)
     for name, path in truths.items():
-        true = read_label(path, classes, void)
-        guess = read_label(predictions[name], VOID, VOID)  # any 8-bit value; checked below
+        true = read_label(path, classes, void, CONVERT)
+        # Any 8-bit value; checked below.
+        guess = read_label(predictions[name], VOID, VOID, CONVERT)
         if true.shape != guess.shape:
             sizes = ["x".join(map(str, reversed(array.shape))) for array in (guess, true)]
             raise UserError(

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fcn.errors import UserError
-from fcn.schema import CONFIG, check, read_yaml, suite_schema, unknown, whole_numbers
+from fcn.schema import CONFIG, ROOT, check, read_yaml, suite_schema, unknown, whole_numbers
 
 UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
+
+SEEDS_MAX, SEED_MAX = 1000, 2**32 - 1  # how many seeds, and the largest that NumPy takes
 
 # The nets that `predict` knows by name.
 PREDICT_NETS = (
@@ -64,7 +66,13 @@ RUN_OPTIONS: dict[str, Any] = {
     "mask": {"train": "none", "test": "none"},
     "inference": None,
 }
-RECIPE_OPTIONS: dict[str, Any] = {"scale": None, "canvas": 1, "class_balance": False}
+RECIPE_OPTIONS: dict[str, Any] = {
+    "scale": None,
+    "canvas": 1,
+    "class_balance": False,
+    "score_bias_rate": None,
+    "score_bias_decay": None,
+}
 RECIPE_REQUIRED = (
     "images",
     "batch",
@@ -164,6 +172,12 @@ class Run:
     def hash(self) -> str:
         return fingerprint(self.config)
 
+    @property
+    def timed(self) -> str:
+        """Fingerprint of what the time of a forward pass depends on."""
+        parts = ("net", "inference", "labels", "mask", "inputs")
+        return fingerprint({key: self.config[key] for key in parts if key in self.config})
+
     def directory(self, results: Path, seed: int) -> Path:
         return results / self.dataset / self.name / f"seed{seed}"
 
@@ -225,6 +239,28 @@ class Suite:
     def archives_of(self, dataset: str) -> list[str]:
         return list(self.datasets[dataset].get("archives", []))
 
+    def lists_of(self, dataset: str) -> list[str]:
+        """The lists of ids and of classes, outside of archives, that a data set is read with.
+
+        Those that exist: of a missing one the stage itself speaks.
+        """
+        definition = self.datasets[dataset]
+        places = [ROOT]
+        if "path" in definition:
+            places.append(ROOT / Path(definition["path"]).expanduser())
+        names = [
+            name
+            for part in (definition.get("splits"), definition.get("classes"))
+            for name in (part.values() if isinstance(part, dict) else [part])
+            if isinstance(name, str)
+        ]
+        found = [place / name for name in dict.fromkeys(names) for place in places]
+        return [
+            str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+            for path in found
+            if path.is_file()
+        ]
+
 
 def _only(**values: str | None) -> dict[str, str]:
     return {key: value for key, value in values.items() if value is not None}
@@ -236,7 +272,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _contents(definition: Mapping[str, Any]) -> str:
+def contents_hash(definition: Mapping[str, Any]) -> str:
     """Fingerprint of what a data set holds: its title and terms are words about it."""
     return fingerprint({k: v for k, v in definition.items() if k not in ("title", "terms")})
 
@@ -307,8 +343,8 @@ def load_suite(
         bounds=raw.get("bounds", []),
         classifier=raw.get("classifier"),
         precision=precision or None,
-        datasets=_library("datasets", raw.get("datasets", {})),
-        backbones=_library("backbones", raw.get("backbones", {})),
+        datasets=_library("datasets", raw.get("datasets", {}), "dataset"),
+        backbones=_library("backbones", raw.get("backbones", {}), "backbone"),
         nets=_library("nets", raw.get("nets", {}), "net"),
         archives=_library("archives", {}),
         tables=read_yaml(CONFIG / "tables.yaml") or {},
@@ -333,13 +369,15 @@ def _seeds(seeds: str | int | None) -> tuple[int, ...]:
         return ()
     try:
         if isinstance(seeds, int) or str(seeds).isdigit():
-            chosen = tuple(range(int(seeds)))
+            chosen = tuple(range(min(int(seeds), SEEDS_MAX + 1)))
         else:
             chosen = tuple(int(part) for part in str(seeds).split(","))
     except ValueError:
         chosen = ()
     if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds={seeds}: give a number of seeds (3) or a list of them (0,5,7).")
+    if len(chosen) > SEEDS_MAX or max(chosen) > SEED_MAX:
+        raise UserError(f"seeds={seeds}: at most {SEEDS_MAX} seeds, none above {SEED_MAX}.")
     return chosen
 
 
@@ -443,7 +481,7 @@ class _Resolver:
             "test": {
                 "dataset": dataset,
                 "split": entry["split"],
-                "definition": _contents(definition),
+                "definition": contents_hash(definition),
             },
             "net": net,
             "weights": weights,
@@ -468,7 +506,7 @@ class _Resolver:
             note=entry.get("note"),
             config=config,
             rows=tuple(Row(r["table"], r["row"]) for r in entry.get("rows", [])),
-            seeds=own if recipe else (0,),
+            seeds=own if recipe or _parents_of(key, entry) else (0,),  # released weights have none
             time=entry.get("time", False),
             gflop=gflop,
         )
@@ -497,7 +535,7 @@ class _Resolver:
             if source.get("classes") != self.suite.datasets[own].get("classes"):
                 raise UserError(f"{where}.train: {name} and {own} have different classes.")
             self.split(name, split, f"{where}.train")
-            found.append({"dataset": name, "split": split, "definition": _contents(source)})
+            found.append({"dataset": name, "split": split, "definition": contents_hash(source)})
         return found
 
     def dataset(self, name: str, where: str) -> dict[str, Any]:

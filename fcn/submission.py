@@ -20,7 +20,7 @@ from fcn.data.labels import label_png, voc_palette
 from fcn.data.stream import loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
-from fcn.evaluate import check_sizes, label
+from fcn.evaluate import check_sizes, inference_net, label
 from fcn.files import atomic_file, digest, read_json, write_json
 from fcn.inputs import input_names
 from fcn.nets import build
@@ -55,10 +55,10 @@ def competition(run: Run, runs: Mapping[str, Run], year: int) -> int:
     competitions of the segmentation task).
     """
     own = [f"voc{earlier}" for earlier in (2011, 2012) if earlier <= year]
-    train, weights = run.config["train"], run.config["weights"]
-    if train is None or train["dataset"] not in own:
+    sets = [part["dataset"] for part in run.training_sets]
+    if not sets or not set(sets) <= set(own):
         return 6
-    if weights == "none":
+    if run.config["weights"] == "none":
         return 5
     parents = run.parents.values()
     if not parents:
@@ -117,6 +117,7 @@ def submit(
     net.eval().to(device).to(memory_format=torch.channels_last)
     check_sizes(net, dataset)
     precision = (run.config["recipe"] or {"precision": "fp32"})["precision"]
+    fixed = inference_net(net, run, precision)
 
     def labelled() -> Iterator[tuple[str, np.ndarray]]:
         batches = loader(dataset, [[i] for i in range(len(dataset))], workers, False)
@@ -124,7 +125,7 @@ def submit(
             for batch in tqdm(
                 batches, run.id, len(dataset), unit="img", mininterval=1.0, dynamic_ncols=True
             ):
-                labels = label(net, batch, run, device)["semantic"]
+                labels = label(fixed, batch, run, device)["semantic"]
                 yield batch["id"][0], labels[0].cpu().numpy()
 
     number = competition(run, runs, year)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fcn.device import arithmetic
+from fcn.evaluate import label, score_maps
 from fcn.files import read_json, write_json
 from fcn.inputs import input_names, net_input
 from fcn.nets import CHANNELS, build
@@ -61,6 +62,8 @@ def time_run(
 ) -> dict[str, Any]:
     """Time the forward pass of a run's net, upsampling included, on one image; timing.json.
 
+    A run that infers by shift-and-stitch or rarefaction is timed so.
+
     ``paper``: mean of 20 trials, fp32, after one call that allocates; the image is on the device.
     ``synchronised``: warm, median and spread. ``with_transfer`` adds preprocessing of a uint8
     image in host memory, the argmax and its way back. Weights do not matter to the time.
@@ -79,12 +82,10 @@ def time_run(
     x = net_input(host, run, device, "test")
 
     def forward() -> dict[str, torch.Tensor]:
-        scores: dict[str, torch.Tensor] = net(x)
-        return scores
+        return score_maps(net, x, run)
 
-    def label() -> list[torch.Tensor]:
-        scores = net(net_input(host, run, device, "test"))
-        return [values.argmax(1).to(torch.uint8).cpu() for values in scores.values()]
+    def labels() -> list[torch.Tensor]:
+        return [values.cpu() for values in label(net, host, run, device).values()]
 
     few = max(3, trials // 5)
     protocols: dict[str, Any] = {}
@@ -97,7 +98,7 @@ def time_run(
             plan.append(
                 (f"synchronised{mark}", forward, precision, min(WARMUP, few), trials, False)
             )
-            plan.append((f"with_transfer{mark}", label, precision, min(WARMUP, few), trials, True))
+            plan.append((f"with_transfer{mark}", labels, precision, min(WARMUP, few), trials, True))
         for name, call, precision, warmup, count, transfer in plan:
             with arithmetic(precision, device):
                 protocols[name] = measure(call, device, warmup, count) | {
@@ -110,9 +111,11 @@ def time_run(
         "dataset": run.dataset,
         "seed": seed,
         "net": run.config["net"],
+        "inference": run.config.get("inference"),
         "input": list(size),
         "protocols": protocols,
         "config_hash": run.hash,
+        "timed": run.timed,
         "provenance": clock.provenance(precision="see protocols", seed=seed),
     }
     write_json(run.directory(results, seed) / "timing.json", result)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fcn.data.dataset import SegmentationSet
 from fcn.data.stream import Changed, groups_of_update, image_order, loader
-from fcn.device import arithmetic
+from fcn.device import arithmetic, tf32
 from fcn.errors import UserError
 from fcn.evaluate import check_sizes, evaluate, load_set
 from fcn.files import atomic_file, digest, read_json, write_json
@@ -28,7 +28,7 @@ from fcn.weights.named import named_tensors, save
 
 LOG_EVERY = 20  # updates; the authors' solvers have display and average_loss 20
 CHECKPOINT_SECONDS = 120.0
-DIVERGED = 20.0  # times ln(classes): the loss of a net that does worse than no net at all
+DIVERGED = 20.0  # times the loss of guessing: a net that does worse than no net at all
 LOSS_FIELDS = ("update", "images", "seconds", "loss", "learning_rate")
 VALIDATION_FIELDS = (
     "update",
@@ -42,7 +42,16 @@ VALIDATION_FIELDS = (
 
 
 class Diverged(UserError):
-    """The loss is not finite, or far above that of guessing."""
+    """The loss is not finite, or far above that of guessing; ``loss`` per pixel at ``update``."""
+
+    def __init__(self, message: str, update: int, loss: float) -> None:
+        super().__init__(message)
+        self.update, self.loss = update, loss
+
+
+def guessing(loss: str, classes: int) -> float:
+    """The loss per pixel of a net that scores all classes 0."""
+    return classes * math.log(2) if loss == "sigmoid" else math.log(max(2, classes))
 
 
 class Training:
@@ -95,7 +104,8 @@ class Training:
                 maps = (dataset[i][task] for i in range(len(dataset)))
                 counts = count_pixels(maps, len(dataset.classes[task]))
                 self.class_weights[task] = class_weights(counts).to(device)
-        self.classes = max(len(names) for names in dataset.classes.values())
+        classes = max(len(names) for names in dataset.classes.values())
+        self.limit = DIVERGED * guessing(recipe["loss"], classes)
         # Of the updates since the last row of the log: loss and valid pixels, kept on the device.
         self.losses = torch.zeros(LOG_EVERY, 2, dtype=torch.float64, device=device)
 
@@ -167,23 +177,31 @@ class Training:
         self.optimizer.step(learning_rate(self.recipe, self.update, self.updates))
         self.update += 1
 
-    def log(self, seconds: float) -> float:
-        """Close a row of the loss curve; stops the run where it has diverged."""
+    def log(self, started: float) -> float:
+        """Close a row of the loss curve; stops the run where it has diverged.
+
+        Args:
+            started: on the clock of ``time.perf_counter``, of a training without pauses.
+        """
         window = self.losses.cpu().clone()
+        seconds = time.perf_counter() - started  # now the device has done what it was given
         self.losses.zero_()
         done = (self.update - 1) % LOG_EVERY + 1
         per_update = window[:done, 0] / window[:done, 1].clamp(min=1)
         for i, value in enumerate(per_update.tolist()):
-            if not math.isfinite(value) or value > DIVERGED * math.log(max(2, self.classes)):
+            if not math.isfinite(value) or value > self.limit:
                 last = (
                     f"the last good checkpoint is {self.checkpoint}"
                     if self.checkpoint.exists()
                     else "there is no checkpoint before it"
                 )
+                update = self.update - done + i + 1
                 raise Diverged(
                     f"{self.run.id} seed {self.seed}: the loss per pixel was {value:.4g} at update "
-                    f"{self.update - done + i + 1} of {self.updates}; training diverged. Lower "
-                    f"recipe.learning_rate; {last}."
+                    f"{update} of {self.updates}; training diverged. Lower recipe.learning_rate; "
+                    f"{last}.",
+                    update,
+                    value,
                 )
         loss = float(window[:done, 0].sum() / window[:done, 1].sum().clamp(min=1))
         self.rows.append(
@@ -226,7 +244,7 @@ def train(
         stop_after: leave a checkpoint and stop after so many updates (tests of resuming).
 
     Raises:
-        Diverged: naming the update; the last good checkpoint is kept.
+        Diverged: naming the update; the last good checkpoint is kept, and diverged.json written.
     """
     clock = Clock(device)
     config = run.config
@@ -262,7 +280,24 @@ def train(
         check_sizes(net, dataset)
         archives = archives + dataset.info["archives"]
         training = Training(run, seed, net, dataset, device, folder / f"checkpoint-{run.hash}.pt")
-        finished = _loop(training, data_dir, workers, stop_after)
+        evidence = folder / "diverged.json"
+        evidence.unlink(missing_ok=True)
+        try:
+            finished = _loop(training, data_dir, workers, stop_after)
+        except Diverged as error:
+            found = {
+                "run": run.name,
+                "dataset": run.dataset,
+                "seed": seed,
+                "update": error.update,
+                "updates": training.updates,
+                "loss": error.loss if math.isfinite(error.loss) else None,
+                "config": config,
+                "config_hash": run.hash,
+                "provenance": clock.provenance(precision=precision, seed=seed, archives=archives),
+            }
+            write_json(evidence, found)
+            raise
         if not finished:
             return {}
         write_rows(folder / "loss.csv", LOSS_FIELDS, training.rows)
@@ -314,6 +349,13 @@ def train(
     return result
 
 
+def _now(device: torch.device) -> float:
+    """``time.perf_counter`` when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | None) -> bool:
     """Run to the end, or to ``stop_after`` updates; True at the end."""
     recipe, run, device = training.recipe, training.run, training.device
@@ -324,8 +366,8 @@ def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | No
     every = recipe["validate"]
     validation_set = load_set(data_dir, run, "test") if every else None
     training.net.train()
-    before = training.seconds
-    begun = saved = time.perf_counter()
+    saved = time.perf_counter()
+    started = saved - training.seconds
     bar = tqdm(
         total=training.updates * training.batch,
         initial=training.update * training.batch,
@@ -335,7 +377,7 @@ def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | No
         dynamic_ncols=True,
     )
     first = training.update
-    with bar:
+    with bar, tf32(recipe["precision"] == "tf32"):  # which backward passes need
         while training.update < training.updates:
             training.step(batches)
             bar.update(training.batch)
@@ -344,35 +386,35 @@ def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | No
             seen = training.update * training.batch
             validating = bool(every) and (last or seen // every > (seen - training.batch) // every)
             if training.update % LOG_EVERY == 0 or last:
-                loss = training.log(before + time.perf_counter() - begun)
+                loss = training.log(started)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if validating and validation_set is not None:
-                paused = time.perf_counter()
-                training.seconds = before + paused - begun
-                _validate(training, validation_set)
-                begun += time.perf_counter() - paused
-            now = time.perf_counter()
-            if not last and (stopping or now - saved > CHECKPOINT_SECONDS):
+                paused = _now(device)
+                training.seconds = paused - started
+                _validate(training, validation_set, workers)
+                started += time.perf_counter() - paused
+            due = time.perf_counter() - saved > CHECKPOINT_SECONDS
+            if not last and (stopping or due):
                 if training.update % LOG_EVERY == 0 or stopping:
-                    training.seconds = before + now - begun
+                    paused = _now(device)
+                    training.seconds = paused - started
                     training.save_checkpoint()
-                    begun += time.perf_counter() - now
                     saved = time.perf_counter()
+                    started += saved - paused
                 if stopping:
                     return False
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    training.seconds = before + time.perf_counter() - begun
+    training.seconds = _now(device) - started
     return True
 
 
-def _validate(training: Training, dataset: SegmentationSet) -> None:
+def _validate(training: Training, dataset: SegmentationSet, workers: int) -> None:
     done = evaluate(
         training.net,
         dataset,
         training.run,
         training.device,
         training.recipe["precision"],
+        workers,
     )
     found = done.matrices[training.run.labels[0]].scores()
     tqdm.write(

@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from fcn.data.prepare import prepare
 from fcn.schema import read_yaml
 from fcn.spec import load_suite
+
+settings.register_profile("here", deadline=None)  # a busy machine is no failure
+settings.load_profile("here")
 
 SIZES = {"tiny": [40, 56], "square": [48, 48]}
 RGB = {"order": "rgb", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}

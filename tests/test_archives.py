@@ -13,6 +13,7 @@ import struct
 import tarfile
 import threading
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,21 @@ def test_a_subset_is_checked_against_the_mirrors_sums(mirror, server, tmp_path):
     put("SHA256SUMS", f"{digest}  a.tar\n".encode())
     sidecar = fetch("a.tar", define(server), tmp_path, address, True)
     assert sidecar["verified_by"] == "SHA256SUMS of the mirror" and sidecar["subset"] is True
+
+
+def test_broken_files_beside_an_archive_are_told(server, tmp_path):
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(b"part of it")
+    (folder / "SHA256SUMS").write_bytes("Bäume".encode("latin-1"))
+    with pytest.raises(UserError, match=r"mirror/SHA256SUMS: not a text file of UTF-8"):
+        fetch("a.tar", define(server), tmp_path, str(folder), True)
+    assert kept(tmp_path) == set()
+    (tmp_path / "archives/a.tar").write_bytes(BODY)
+    (tmp_path / "archives/a.tar.json").write_text("null")
+    for stage in (partial(fetch, definition=define(server)), extract):
+        with pytest.raises(UserError, match=r"a\.tar\.json: not written by this program; delete"):
+            stage("a.tar", data_dir=tmp_path)
 
 
 def test_a_whole_file_of_a_mirror_of_subsets_is_whole(mirror, server, tmp_path):

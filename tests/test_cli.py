@@ -1,14 +1,20 @@
 """``python -m fcn``: help, and one sentence for each thing that is wrong or missing."""
 
+import errno
+import json
+import shlex
 import subprocess
 import sys
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fcn.__main__ import main
+from fcn.__main__ import _workers, main, parser
 from fcn.schema import ROOT
+from fcn.spec import load_suite
 
 STAGES = (
     "fetch", "extract", "prepare", "backbone", "train", "evaluate", "time", "bounds",
@@ -77,6 +83,9 @@ PREDICT = ["predict", "--net", "voc-fcn32s", "--out", "out", "label.png", "--wei
         (["report", "--suite", "twice.yaml"], "twice.yaml, line 2, column 1: not valid YAML"),
         (["plan", "--suite", "key.yaml"], "key.yaml: there is no key 'rum' here"),
         (["plan", "--seeds", "-1"], "seeds=-1: give a number of seeds"),
+        (["plan", "--seeds", "1001"], "seeds=1001: at most 1000 seeds, none above 4294967295"),
+        (["plan", "--seeds", "9" * 30], "at most 1000 seeds"),
+        (["plan", "--seeds", "0,4294967296"], "none above 4294967295"),
         (["plan", "--seeds", "a,b"], "seeds=a,b: give a number of seeds"),
         (["preflight", "--mirror", "empty", "--device", "cpu"], "the mirror empty lacks"),
         (["preflight", "--suite", "demo", "--device", "tpu"], "device=tpu is not one of"),
@@ -105,6 +114,10 @@ def test_bad_input_gives_one_sentence(command, said, here, capsys):
         (["train"], "required: RUN"),
         (["train", "fcn32s", "--seed", "-1"], "'-1' is not a whole number from 0 on"),
         (["train", "fcn32s", "--threads", "two"], "'two' is not a whole number from 0 on"),
+        (["train", "fcn32s", "--seed", "4294967296"], "--seed: 4294967296 is more than 4294967295"),
+        (["train", "fcn32s", "--threads", "99999999999"], "99999999999 is more than 4096"),
+        (["train", "fcn32s", "--workers", "4097"], "4097 is more than 4096"),
+        (["plan", "--data-dir", "~nobody-at-all/x"], "no such home folder"),
         (["time", "fcn32s", "--trials", "0"], "'0' is not a whole number from 1 on"),
         (["predict", "--net", "auto", "--weights", "w", "--out", "o"], "required: IMAGE"),
         (["score", "--truth", "a", "--pred", "b"], "required: --classes"),
@@ -126,7 +139,7 @@ def test_a_process_ends_with_the_sentence_and_status_2(here):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
         f"error: {here / 'prepared/scenes/dataset.json'}: no such file; "
-        "first run: python -m fcn prepare scenes --suite demo.\n"
+        f"first run: python -m fcn prepare scenes --suite demo --data-dir {here}\n"
     )
 
 
@@ -139,8 +152,126 @@ def test_interrupting_leaves_no_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.parametrize(("threads", "loaders"), [(0, 15), (8, 7), (2, 1), (1, 1)])
+def test_loaders_on_a_gpu_are_all_threads_but_one(threads, loaders, monkeypatch):
+    """--threads 0 means all."""
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    args = Namespace(threads=threads, workers=None)
+    assert (_workers(args, "cuda"), _workers(args, "cpu")) == (loaders, 0)
+    assert _workers(Namespace(threads=threads, workers=3), "cuda") == 3
+
+
+def test_a_full_gpu_is_one_sentence(monkeypatch, capsys):
+    import torch
+
+    def fill(*_):
+        raise error
+
+    monkeypatch.setattr("fcn.__main__.load_suite", fill)
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert main(["plan"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the GPU has too little free memory; take a smaller recipe.batch, precision bf16, "
+        "or another GPU (device=cuda:N).\n"
+    )
+    error = RuntimeError("a fault of ours")
+    with pytest.raises(RuntimeError, match="of ours"):
+        main(["plan"])
+
+
+def test_faults_of_stages_without_pytorch_do_not_import_it():
+    code = (
+        "import sys, fcn.__main__ as cli\n"
+        "def fail(*_): raise ValueError('a fault of ours')\n"
+        "cli.load_suite = fail\n"
+        "try:\n    cli.main(['plan'])\n"
+        "except ValueError as error:\n    print(error, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "a fault of ours False\n"
+
+
 def test_plan_and_preflight_answer(here, capsys):
     assert main(["plan", "--suite", "demo"]) == 0
     assert "To do: " in capsys.readouterr().out
     assert main(["preflight", "--suite", "demo"]) == 0
     assert capsys.readouterr().out == "demo: nothing is missing to start\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "data/x"), "data/x: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("unnamed"), "unnamed"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(fault, said, monkeypatch, capsys):
+    def refuse(*_):
+        raise fault
+
+    monkeypatch.setattr("fcn.__main__.load_suite", refuse)
+    assert main(["plan"]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_a_file_where_a_folder_is_to_be(here, capsys):
+    assert main(["extract", "benchmark.tgz", "--data-dir", "label.png/data"]) == 2
+    assert main(["report", "--suite", "demo", "--out", "label.png"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "error: label.png: File exists"
+
+
+@pytest.mark.parametrize(
+    ("command", "advised"),
+    [
+        (["prepare", "sbd", "--suite", "demo"], "extract benchmark.tgz --data-dir 'a b'"),
+        (["extract", "benchmark.tgz"], "fetch benchmark.tgz --data-dir 'a b'"),
+        (["train", "scenes/fcn32s", "--suite", "demo"], "prepare scenes --suite demo --data-dir"),
+        (["bounds", "voc2011", "val"], "prepare voc2011 --data-dir 'a b'"),
+        (
+            ["evaluate", "scenes/fcn32s", "--suite", "demo", "--precision", "bf16", "--seed", "3"],
+            "train scenes/fcn32s --seed 3 --suite demo --precision bf16 --data-dir 'a b' --results",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_advised_command_can_be_run(command, advised, here, capsys):
+    folders = ["--data-dir", "a b"] + (["--results", "r"] if command[0] == "evaluate" else [])
+    if command[0] == "evaluate":
+        prepared("a b")
+    assert main([*command, *folders]) == 2
+    said = capsys.readouterr().err.strip().partition("first run: ")[2]
+    assert said.startswith(f"python -m fcn {advised}")
+    parser().parse_args(shlex.split(said)[3:])
+
+
+def prepared(data_dir, **info):
+    """What tells that the demo's data set is prepared."""
+    path = Path(data_dir, "prepared/scenes/dataset.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "time"])
+def test_a_data_set_of_another_definition_is_prepared_again(stage, here, capsys, monkeypatch):
+    monkeypatch.setattr("fcn.__main__._threads", lambda _: sys.exit(7))  # past the check
+    command = [stage, "scenes/fcn32s", "--suite", "demo"]
+    prepared("data", definition="of earlier")
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("prepare it again: python -m fcn prepare scenes --suite demo\n")
+    current = load_suite("demo").run("scenes/fcn32s").config["test"]["definition"]
+    for info in ({}, {"definition": current}):
+        prepared("data", **info)
+        try:
+            main(command)
+        except SystemExit as stop:
+            assert stop.code == 7
+        assert "prepare it again" not in capsys.readouterr().err
+
+
+def test_a_home_folder_is_found(here, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(here))
+    assert main(["extract", "a.tar", "--data-dir=~/mine"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {here}/mine/archives/a.tar.json: no such")

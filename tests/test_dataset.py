@@ -116,6 +116,13 @@ def test_unknown_names_are_told(prepared):
         SegmentationSet(folder, "val")[1]
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "null"])
+def test_json_of_another_form_is_told(prepared, text):
+    (prepared[0] / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=r"dataset\.json: not written by this program; delete it"):
+        SegmentationSet(prepared[0], "train")
+
+
 def test_loading_is_measured(prepared):
     rate = measure_loading(SegmentationSet(prepared[0], "train"), 0.05)
     assert 10 < rate < 10**6

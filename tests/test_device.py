@@ -7,7 +7,7 @@ import tempfile
 import pytest
 import torch
 
-from fcn.device import arithmetic, chosen
+from fcn.device import arithmetic, chosen, tf32
 from fcn.errors import UserError
 
 FREE = {0: 10, 1: 30, 2: 20}
@@ -27,6 +27,7 @@ def gpus(monkeypatch, tmp_path):
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("fcn.plan.gpu_count", lambda: 0)
 
 
 def test_holders_take_different_gpus_and_give_them_back(gpus):
@@ -119,12 +120,47 @@ def test_without_a_gpu(no_gpu):
             pass
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
+@pytest.mark.parametrize("cuda, built", [("13.2", "for CUDA 13.2"), (None, "without CUDA")])
+def test_a_gpu_that_pytorch_cannot_use_is_told(no_gpu, monkeypatch, name, cuda, built):
+    """Days on the CPU would be no kindness to who has a GPU and an old driver."""
+    monkeypatch.setattr("fcn.plan.gpu_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(UserError, match=rf"device={name}: .*\(built {built}\)"), chosen(name):
+        pass
+    with chosen("cpu") as device:
+        assert device == torch.device("cpu")
+
+
 @pytest.mark.parametrize("precision, bits", [("fp32", 23), ("tf32", 23), ("bf16", 7)])
 def test_arithmetic_on_the_cpu(precision, bits):
     x = torch.full((1, 1), 1 + 2.0**-10)
     with arithmetic(precision, torch.device("cpu")):
         y = torch.nn.functional.linear(x, torch.ones(1, 1))
-        assert torch.backends.cuda.matmul.allow_tf32 is (precision == "tf32")
     assert (y.item() == x.item()) is (bits > 10)
-    arithmetic("fp32", torch.device("cpu"))
-    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+
+
+def flags():
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("before", [(True, False), (False, False), (True, True)])
+def test_flags_hold_inside_and_are_given_back(before):
+    """TF32 is of convolutions alone: upsampling is made of products of matrices."""
+    first = flags()
+    try:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        for precision in ("fp32", "tf32", "bf16"):
+            with arithmetic(precision, torch.device("cpu")):
+                assert flags() == (precision == "tf32", False)
+                assert torch.is_autocast_enabled("cpu") is (precision == "bf16")
+                with tf32(False):
+                    assert flags() == (False, False)
+                assert flags() == (precision == "tf32", False)
+            assert flags() == before
+        with pytest.raises(RuntimeError), arithmetic("tf32", torch.device("cpu")):
+            raise RuntimeError("out of memory")
+        assert flags() == before
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = first

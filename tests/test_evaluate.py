@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 
 import numpy as np
 import pytest
@@ -175,6 +176,30 @@ def test_split_without_images_is_refused(make_run, data_dir, tmp_path):
     (prepared / "splits" / "val.txt").write_text("")
     with pytest.raises(UserError, match="split val has no image"):
         load_set(tmp_path, make_run(), "test")
+
+
+def test_labels_are_kept_in_order_and_errors_come_through(make_run, data_dir):
+    """They are encoded beside the next image, in another thread."""
+    run = make_run()
+    dataset = load_set(data_dir, run, "test")
+    net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])})
+    seen: list[str] = []
+
+    def keep(name, labels):
+        assert labels["semantic"].shape == dataset.sizes[len(seen)]
+        time.sleep(0.05)
+        seen.append(name)
+
+    evaluate(net, dataset, run, CPU, "fp32", keep=keep)
+    assert seen == dataset.ids
+    for name in (dataset.ids[0], dataset.ids[-1]):
+
+        def fail(found, labels, name=name):
+            if found == name:
+                raise UserError(f"{name}: no room.")
+
+        with pytest.raises(UserError, match=f"{name}: no room"):
+            evaluate(net, dataset, run, CPU, "fp32", keep=fail)
 
 
 def test_evaluation_leaves_the_net_as_it_was(make_run, data_dir):

@@ -163,6 +163,26 @@ def test_groups():
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "biases"),
+    [
+        ({}, [(1.0, 0.05), (10.0, 0.05)]),
+        ({"score_bias_rate": None, "score_bias_decay": None}, [(1.0, 0.05), (10.0, 0.05)]),
+        ({"score_bias_rate": 2.0, "score_bias_decay": 0.0}, [(1.0, 0.05), (20.0, 0.0)]),
+        ({"score_bias_rate": 0.0}, [(1.0, 0.05), (0.0, 0.05)]),
+    ],
+)
+def test_biases_of_the_score_layers_may_have_their_own(options, biases):
+    """The authors' AlexNet doubles the rate of score_fr's bias alone, and does not decay it."""
+    recipe = {**RECIPE, "bias_rate": 1.0, "bias_decay": 1.0, "score_rate": 10.0, **options}
+    net = stub()
+    of = {id(p): g for g in parameter_groups(net, recipe) for p in g["params"]}
+    for name, parameter, score in parameters(net):
+        expected = biases[score] if name.endswith("bias") else (10.0 if score else 1.0, 0.05)
+        group = of[id(parameter)]
+        assert (group["rate"], group["weight_decay"]) == expected, name
+
+
 def test_only_the_score_layers_learn():
     net = stub()
     CaffeSGD(net, {**RECIPE, "train_layers": "score"})

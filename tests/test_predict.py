@@ -9,8 +9,11 @@ from torch import nn
 from fcn import predict
 from fcn.__main__ import main
 from fcn.data.labels import VOID, voc_palette
+from fcn.device import arithmetic
 from fcn.errors import UserError
+from fcn.inputs import preprocess
 from fcn.nets import build
+from fcn.nets.padded import PaddedTrunk, for_inference
 from fcn.weights import caffemodel
 from fcn.weights.backbone import initialise
 from fcn.weights.named import named_tensors, save
@@ -135,6 +138,20 @@ def test_our_own_file_says_net_classes_and_input(slim, tmp_path, capsys):
         assert any(colour in said for colour in COLOURS)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_labels_are_those_of_evaluation(slim, precision):
+    """The same arithmetic, on the window that the image reaches: to the last tie."""
+    labeller = predict.load("auto", slim[1], precision=precision)
+    fixed = for_inference(slim[0].to(memory_format=torch.channels_last), precision)
+    rng = np.random.default_rng(5)
+    for size in ((60, 80), (33, 47)):
+        image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+        with torch.inference_mode(), arithmetic(precision, predict.CPU):
+            scores = fixed(preprocess(x, RGB, predict.CPU))["semantic"]
+        np.testing.assert_array_equal(labeller(image), scores[0].argmax(0).numpy())
+
+
 def test_at_once_net_from_a_caffemodel_without_its_upsampling(tmp_path, monkeypatch):
     """Scale layers come from the file; the authors' padding by 100 makes room for one pixel."""
     config = predict.named_net("voc-fcn8s-atonce") | {"hidden": 8}  # 60 MB instead of 540
@@ -182,6 +199,8 @@ def test_memory_grows_with_the_largest_layer():
     labeller = predict.Labeller(random_net(config, 21), ["x"] * 21, BGR)
     conv1_2 = 2 * 64 * 4 * (512 + 198) ** 2 / 512**2  # its input and its output, padded by 100
     assert labeller._memory(1000) == pytest.approx(1000 * conv1_2)
+    assert isinstance(labeller.fast.trunk, PaddedTrunk)
+    assert not labeller.fast.trunk._quiet  # nothing of this is left to the images
 
 
 @pytest.mark.parametrize(

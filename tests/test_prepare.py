@@ -20,6 +20,7 @@ from fcn.data.prepare import REPOSITORY, check_seg11valid, prepare
 from fcn.data.readers import READERS, Contents, Item
 from fcn.data.splits import resolve
 from fcn.errors import UserError
+from fcn.spec import contents_hash
 
 REAL = REPOSITORY.parent / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data (shared/data) is not here")
@@ -203,6 +204,10 @@ def test_an_archive_of_a_single_file_is_used_as_it_is(tmp_path):
     assert info["classes"] == {"semantic": ["x", "y", "z"]}
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
 def shrink(root):
     Image.new("RGB", (5, 6)).save(root / "JPEGImages/a.jpg")
 
@@ -229,6 +234,8 @@ FAULTS = [
     (lambda root: lists(root, train=["", " "]), r"train\.txt: the split list is empty"),
     (lambda root: (root / "ImageSets/Segmentation/val.txt").unlink(), r"val\.txt: no such split"),
     (lambda root: (root / "JPEGImages/a.jpg").write_bytes(b"x"), r"a\.jpg: not a readable image"),
+    (lambda root: cut(root / "JPEGImages/a.jpg"), r"own/JPEGImages/a\.jpg: not a readable image"),
+    (lambda root: cut(root / "JPEGImages/d.png"), r"own/JPEGImages/d\.png: not a readable image"),
     (lambda root: shutil.copy(root / "JPEGImages/d.png", root / "JPEGImages/a.png"), "taken by"),
     (lambda root: shutil.rmtree(root / "JPEGImages"), r"JPEGImages: no such folder"),
     (lambda root: shutil.rmtree(root), r"own: no such folder"),
@@ -257,6 +264,7 @@ def test_faults_are_told_and_leave_nothing(own, tmp_path, fault, told):
         ({"classes": ["x", "y", "x"]}, "x of semantic|stands twice"),
         ({"classes": "none.txt"}, r"none\.txt: not a readable list of class names"),
         ({"classes": None}, "give the names of semantic"),
+        ({"path": None}, "data set mine: the key 'path', the folder of its files, is missing"),
         ({"reader": "foto"}, "reader 'foto' is none of voc, folder, sbd, scenes"),
         ({"splits": {"train": {"minus": ["train"]}}}, "train is made from itself"),
         ({"splits": {"train": {"minus": ["all"]}}}, "train names all, which is not there"),
@@ -270,6 +278,22 @@ def test_wrong_definitions_are_told(own, tmp_path, change, told):
     with pytest.raises(UserError, match=told):
         prepare("mine", definition, tmp_path / "data")
     assert list(tmp_path.glob("data/prepared/*")) == []
+
+
+@pytest.mark.parametrize("limit", [30, 20], ids=["warning", "error"])
+def test_a_huge_image_is_told(own, tmp_path, limit, monkeypatch):
+    """PIL warns from its limit on and raises from twice of it; both are one sentence."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(UserError, match=rf"\.jpg: an image of more than {limit} pixels"):
+        prepare("mine", own[1], tmp_path / "data")
+    assert list(tmp_path.glob("data/prepared/*")) == []
+
+
+def test_the_definition_is_recorded(own, tmp_path):
+    _, definition, _ = own
+    info = prepare("mine", definition, tmp_path)
+    assert info["definition"] == contents_hash(definition)
+    assert info["definition"] != contents_hash({**definition, "void": 12})
 
 
 def test_a_failure_keeps_the_earlier_result(own, tmp_path):
@@ -348,8 +372,13 @@ def test_sbd_becomes_pngs(tmp_path):
     for item in items(tmp_path / "prepared/sbd", "train"):
         np.testing.assert_array_equal(item["semantic"].numpy(), truth[item["id"]])
     broken = tmp_path / "extracted/benchmark.tgz/benchmark_RELEASE/dataset/cls/s3.mat"
-    savemat(broken, {"GTcls": {"Segmentation": np.full((3, 4), 255, np.uint8)}})
-    with pytest.raises(UserError, match=r"s3\.mat: label value 255"):
+    truth["s3"][1] = 255  # void, as the authors' reader takes it
+    savemat(broken, {"GTcls": {"Segmentation": truth["s3"]}})
+    prepare("sbd", DATASETS["sbd"], tmp_path)
+    (found,) = [i for i in items(tmp_path / "prepared/sbd", "train") if i["id"] == "s3"]
+    np.testing.assert_array_equal(found["semantic"].numpy(), truth["s3"])
+    savemat(broken, {"GTcls": {"Segmentation": np.full((3, 4), 254, np.uint8)}})
+    with pytest.raises(UserError, match=r"s3\.mat: label value 254"):
         prepare("sbd", DATASETS["sbd"], tmp_path)
     broken.write_bytes(b"MATLAB 5.0")
     with pytest.raises(UserError, match=r"s3\.mat: not a MAT file"):

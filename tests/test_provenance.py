@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,6 +60,34 @@ def test_packages_are_those_installed():
 def test_device_of_this_machine():
     facts = device_facts(CPU)
     assert facts["type"] == "cpu" and facts["count"] >= 1 and facts["name"]
+
+
+@pytest.mark.parametrize(
+    ("line", "driver"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19", "535.104.05"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65  Release", "580.65"),
+        ("something else", None),
+        (None, None),
+    ],
+)
+def test_driver_of_a_gpu(line, driver, tmp_path, monkeypatch):
+    if line is not None:
+        (tmp_path / "version").write_text(f"{line}\nGCC version: gcc version 12.3.0\n")
+    monkeypatch.setattr(provenance, "DRIVER", tmp_path / "version")
+    gpu = SimpleNamespace(name="a GPU", total_memory=1 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    facts = device_facts(torch.device("cuda:0"))
+    assert (facts["name"], facts["driver"]) == ("a GPU", driver)
+
+
+def test_statistics_are_reset_after_cuda_has_started(monkeypatch):
+    """PyTorch refuses to reset those of a device that it has not counted yet."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: calls.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
+    Clock(torch.device("cuda:1"))
+    assert calls == ["init", torch.device("cuda:1")]
 
 
 def test_account_of_a_stage():

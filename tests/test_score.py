@@ -128,6 +128,21 @@ def test_what_is_wrong_is_said(folders, spoil, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("limit", [3, 2], ids=["warning", "error"])
+def test_huge_images_are_told(folders, limit, monkeypatch):
+    save(folders[0] / "a.png", [[0] * 5])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(UserError, match=f"a.png: an image of more than {limit} pixels"):
+        score(folders)
+
+
+def test_colours_are_to_be_converted(folders):
+    colour(*folders)
+    with pytest.raises(UserError, match="convert the label images to class indices") as error:
+        score(folders)
+    assert "data set" not in str(error.value)
+
+
 @pytest.mark.parametrize("options", [{"classes": 0}, {"classes": 256}, {"void": 256}])
 def test_options_out_of_range(folders, options):
     with pytest.raises(UserError, match="--"):

@@ -222,6 +222,8 @@ DECIDES: dict[str, list[Any]] = {
             "weight_decay": 0,
             "bias_rate": 1,
             "bias_decay": 1,
+            "score_bias_rate": 3,
+            "score_bias_decay": 1,
             "score_rate": 10,
             "train_layers": "score",
             "sampling": "replacement",
@@ -623,7 +625,60 @@ def test_unknown_names_the_nearest():
 
 def test_words_about_a_data_set_do_not_count():
     def hashed(**change):
-        return fcn.spec._contents({"reader": "voc", "title": "A", "terms": "B", **change})
+        return fcn.spec.contents_hash({"reader": "voc", "title": "A", "terms": "B", **change})
 
     assert hashed() == hashed(title="C") == hashed(terms="D")
     assert hashed() != hashed(reader="sbd")
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [("title: T\ndate: 2016-02-30\n", "day is out of range"), ("[" * 5000, "recursion")],
+    ids=["date", "deep"],
+)
+def test_values_that_yaml_cannot_make(tmp_path, text, says):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    assert says in sentence(path)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"colors": "voc"}, ": there is no key 'colors' here (did you mean colours?); allowed: a"),
+        ({"viod": 255}, ": there is no key 'viod' here (did you mean void?)"),
+        ({"meens": {}}, ": there is no key 'meens' here (did you mean means?)"),
+        ({"means": {"rgb": [1]}}, ".means: there is no key 'rgb' here"),
+        ({"splits": ["train"]}, ".splits: ['train'] is not a mapping"),
+        ({"splits": {"val": {"minus": []}}}, ".splits.val.minus: "),
+        ({"splits": {"val": {"union": []}}}, ".splits.val.union: "),
+        ({"splits": {"val": ["a"]}}, ".splits.val: ['a'] is not of an allowed form (a list's path"),
+        ({"path": 3}, ".path: 3 is not text"),
+        ({"reader": ["voc"]}, ".reader: ['voc'] is not one of voc, folder, sbd"),
+        ({"reader": None}, ": the key 'reader' is missing"),
+        ({"archives": 5}, ".archives: 5 is not a list"),
+        ({"notes": "a"}, ".notes: 'a' is not a list"),
+        ({"void": [255]}, ".void: "),
+        ({"colours": [[0, 0, 0], [1, 1]]}, ".colours.1: "),
+        ({"colours": "vok"}, ".colours: 'vok' is not of an allowed form"),
+        ({"images": 1}, ".images: 1 is not text"),
+        ({"classes": [["a"]]}, ".classes.0: ['a'] is not text or a whole number"),
+        ({"size": "big"}, ".size: 'big' is not a list"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_a_data_set(write_suite, change, says):
+    assert f": datasets.tiny{says}" in sentence(write_suite({"datasets": {"tiny": change}}))
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"archive": 3}, ".archive: 3 is not text"),
+        ({"input": "x"}, ".input: 'x' is not a mapping"),
+        ({"fromat": "caffe"}, ": there is no key 'fromat' here (did you mean format?)"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_a_backbone(write_suite, change, says):
+    assert f": backbones.own{says}" in sentence(write_suite({"backbones": {"own": change}}))

@@ -19,6 +19,7 @@ from fcn.data.stream import (
     loader,
     moved,
 )
+from fcn.errors import UserError
 from fcn.nets import build
 from fcn.spec import NET_DEFAULTS
 
@@ -244,6 +245,25 @@ def test_workers_change_nothing(data_dir):
         assert torch.equal(one["image"], other["image"])
         assert torch.equal(one["semantic"], other["semantic"])
         assert one["image"].shape[0] == len(group)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_an_image_is_one_sentence(workers):
+    """A worker's exception would come back with its traceback as the text."""
+
+    class Broken(Marked):
+        def __getitem__(self, index):
+            if index == 2:
+                raise UserError("b.jpg: not readable; fetch it again.")
+            return super().__getitem__(index)
+
+    images: Any = Broken(4, 6)
+    stream = Changed(images, np.arange(4), 0)
+    batches = loader(stream, [[0], [1, 2], [3]], workers, False)
+    assert len(next(batches)["id"]) == 1
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    assert str(caught.value) == "b.jpg: not readable; fetch it again."
 
 
 # ------------------------------------------------------------------------------------------- scale

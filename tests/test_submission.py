@@ -19,8 +19,10 @@ from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import label_png, voc_palette
 from fcn.data.prepare import prepare
 from fcn.errors import UserError
+from fcn.evaluate import inference_net, label
 from fcn.files import digest, read_json, write_json
 from fcn.nets import build
+from fcn.nets.padded import PaddedTrunk
 from fcn.schema import CONFIG, read_yaml
 from fcn.spec import load_suite
 from fcn.submission import (
@@ -265,6 +267,24 @@ def test_a_run_labels_the_test_images(trained, listed, one_thread):
     assert command(trained, "--check", path) == 2
 
 
+def test_labels_are_made_as_in_evaluation(trained, monkeypatch):
+    """By the net that is made for inference, once for all images."""
+    made = []
+
+    def fixed(*arguments):
+        made.append(inference_net(*arguments))
+        return made[-1]
+
+    def watched(net, *arguments):
+        assert net is made[0] and isinstance(net.trunk, PaddedTrunk)
+        return label(net, *arguments)
+
+    monkeypatch.setattr("fcn.submission.inference_net", fixed)
+    monkeypatch.setattr("fcn.submission.label", watched)
+    assert command(trained, "run") == 0
+    assert len(made) == 1
+
+
 def test_nothing_stands_where_labelling_fails(trained, capsys):
     _, _, data, results = trained
     image = data / f"prepared/voc2012test/images/{FIRST}.jpg"
@@ -325,6 +345,11 @@ def test_outside_data_decide_the_competition(make_run):
         part = {"dataset": train, "split": "train"} if train else None
         return replace(base, id=name, config=base.config | {"train": part, "weights": weights})
 
+    def also(train, *more):
+        parts = [{"dataset": name, "split": "train"} for name in more]
+        found = run(train, "none")
+        return replace(found, config=found.config | {"also_train": parts})
+
     own, sbd = run("voc2011", "none", "a/own"), run("sbd", "none", "a/sbd")
     runs = {r.id: r for r in (own, sbd)}
     below = run("voc2012", {"run": "a/own"}, "a/below")
@@ -337,6 +362,10 @@ def test_outside_data_decide_the_competition(make_run):
         (6, 2012, sbd),
         (6, 2012, run("voc2012", {"backbone": "vgg16-caffe"})),
         (6, 2012, run(None, {"released": "fcn8s-heavy-pascal"})),
+        (5, 2012, also("voc2011", "voc2012")),
+        (6, 2011, also("voc2011", "voc2012")),
+        (6, 2012, also("voc2011", "voc2012", "sbd")),
+        (6, 2012, also("voc2012", "coco")),
         (5, 2012, below),
         (6, 2011, below),
         (5, 2012, run("voc2012", {"run": "a/below"})),

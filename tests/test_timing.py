@@ -64,3 +64,22 @@ def test_time_run(make_run, data_dir, tmp_path):
         assert 0 < protocol["min_ms"] <= protocol["median_ms"] <= protocol["max_ms"], name
         if name != "paper":
             assert protocol["trials"] == 4
+
+
+@pytest.mark.parametrize("method", ["shift-and-stitch", "rarefaction"])
+def test_dense_inference_is_what_is_timed(make_run, data_dir, tmp_path, monkeypatch, method):
+    """Not the net alone: at stride 16 a net of stride 32 runs on four shifts, or on finer maps."""
+    run = make_run(weights="none", recipe="none", inference={"method": method, "stride": 16})
+    asked = []
+
+    def dense(net, x, **how):
+        asked.append(how)
+        return net(x)
+
+    monkeypatch.setattr("fcn.evaluate.dense_scores", dense)
+    found = time_run(
+        run, 0, device=CPU, data_dir=data_dir, results=tmp_path, size=(33, 47), trials=2
+    )
+    assert found["inference"] == {"method": method, "stride": 16}
+    trials = sum(p["trials"] + p["warmup"] for p in found["protocols"].values())
+    assert asked == [{"method": method, "stride": 16}] * trials

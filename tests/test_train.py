@@ -6,24 +6,34 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fcn.train as training
 from fcn.__main__ import main
 from fcn.data.stream import image_order
-from fcn.device import arithmetic
 from fcn.errors import UserError
 from fcn.evaluate import load_set
 from fcn.files import digest, read_json
 from fcn.inputs import preprocess
-from fcn.loss import batch_loss
+from fcn.loss import batch_loss, pixel_losses
 from fcn.nets import build
 from fcn.spec import load_suite
-from fcn.train import CHECKPOINT_SECONDS, Diverged, Training, train
+from fcn.train import (
+    CHECKPOINT_SECONDS,
+    DIVERGED,
+    LOG_EVERY,
+    Diverged,
+    Training,
+    guessing,
+    train,
+)
 from fcn.weights.backbone import initialise
 from fcn.weights.caffemodel import Layer, write
 from fcn.weights.named import named_tensors, read
@@ -125,6 +135,45 @@ def test_a_toy_is_learned(make_run, data_dir, tmp_path):
     start(run, data_dir, tmp_path)
     losses = [float(r["loss"]) for r in rows(folder(run, tmp_path) / "loss.csv")]
     assert losses[-1] < 0.75 * losses[0]
+
+
+def test_seconds_are_those_of_work_that_is_done(make_run, data_dir, tmp_path, monkeypatch):
+    """The copy to the host waits for the device, and so does the clock before validation."""
+    copied, now = torch.Tensor.cpu, training._now
+
+    def slow_copy(self, *arguments):
+        time.sleep(0.3 if self.shape == (LOG_EVERY, 2) else 0)
+        return copied(self, *arguments)
+
+    def busy(device):
+        time.sleep(0.4)
+        return now(device)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", slow_copy)
+    monkeypatch.setattr(training, "_now", busy)
+    run = make_run(recipe={"base": "short", "images": 2, "validate": 2})
+    result = start(run, data_dir, tmp_path)
+    (loss,), (validation,) = (
+        list(csv.DictReader((folder(run, tmp_path) / f"{name}.csv").read_text().splitlines()))
+        for name in ("loss", "validation")
+    )
+    seconds = [float(loss["seconds"]), float(validation["seconds"]), result["seconds"]]
+    assert seconds[0] >= 0.3
+    assert all(b - a > 0.39 for a, b in pairwise(seconds))  # the end of training waits too
+
+
+def test_validation_loads_with_the_workers_of_training(make_run, data_dir, tmp_path, monkeypatch):
+    asked = []
+
+    def evaluate(*arguments):
+        asked.append(arguments[5])
+        return evaluated(*arguments)
+
+    evaluated = training.evaluate
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    run = make_run(recipe={"base": "short", "images": 4, "validate": 4})
+    start(run, data_dir, tmp_path, workers=1)
+    assert asked == [1]
 
 
 def test_seeds_differ(make_run, data_dir, tmp_path):
@@ -278,10 +327,64 @@ def test_divergence_stops_with_a_sentence(
     place = folder(run, tmp_path)
     if checkpoint:
         assert f"the last good checkpoint is {place}" in error
-        assert [p.name for p in place.iterdir()] == [f"checkpoint-{run.hash}.pt"]
+        assert len(list(place.glob(f"checkpoint-{run.hash}.pt"))) == 1
     else:
         assert "no checkpoint" in error
-        assert not list(place.iterdir())
+    assert len(list(place.iterdir())) == 1 + checkpoint  # and the evidence
+
+
+def test_divergence_leaves_evidence_until_the_next_start(make_run, data_dir, tmp_path, monkeypatch):
+    run = make_run(recipe={"base": "short", "images": 80})
+    evidence = folder(run, tmp_path) / "diverged.json"
+    step = Training.step
+    for poison in (torch.nan, 1e3):
+
+        def poisoned(self, batches, poison=poison):
+            assert not evidence.exists()  # of the training before
+            step(self, batches)
+            if self.update == 27:
+                self.net.head("semantic").score_fr.bias.data[0] = poison
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "step", poisoned)
+            with pytest.raises(Diverged):
+                start(run, data_dir, tmp_path)
+        found = read_json(evidence)
+        provenance = found.pop("provenance")
+        loss = found.pop("loss")
+        assert found == {
+            "run": "run", "dataset": "tiny", "seed": 0, "update": 28, "updates": 40,
+            "config": run.config, "config_hash": run.hash,
+        }  # fmt: skip
+        assert (loss is None) if poison is torch.nan else (loss > 100)
+        assert provenance["seed"] == 0 and provenance["code"]["version"]
+    assert start(run, data_dir, tmp_path)["updates"] == 40
+    assert not evidence.exists()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("classes", [2, 21, 150])
+def test_guessing_is_the_loss_of_scores_that_say_nothing(kind, classes):
+    truth = torch.randint(0, classes, (1, 8, 8), dtype=torch.uint8)
+    losses = pixel_losses(torch.zeros(1, classes, 8, 8), truth, kind)
+    assert guessing(kind, classes) == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_far_above_guessing_is_by_the_recipes_own_loss(make_run, data_dir, tmp_path, kind):
+    """With 150 classes 20 ln(150) is less than what a sigmoid net starts from, 150 ln(2)."""
+    run = make_run(recipe={"base": "short", "loss": kind})
+    dataset = load_set(data_dir, run, "train")
+    dataset.info["classes"]["semantic"] = [f"class {i}" for i in range(150)]
+    net = build(run.config["net"], {"semantic": 150})
+    state = Training(run, 0, net, dataset, CPU, tmp_path / "checkpoint.pt")
+    chance = {"softmax": np.log(150), "sigmoid": 150 * np.log(2)}[kind]
+    state.update = 1
+    state.losses[0] = torch.tensor([0.99 * DIVERGED * chance, 1])
+    assert state.log(0.0) == pytest.approx(0.99 * DIVERGED * chance)
+    state.losses[0] = torch.tensor([1.01 * DIVERGED * chance, 1])
+    with pytest.raises(Diverged):
+        state.log(0.0)
 
 
 def test_the_update_that_diverged_is_named(make_run, data_dir, tmp_path, monkeypatch):
@@ -489,8 +592,40 @@ def test_other_precisions_train(make_run, data_dir, tmp_path, precision):
     assert result["provenance"]["precision"] == precision
     tensors, _ = read(folder(run, tmp_path) / "model.safetensors")
     assert all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values())
-    with arithmetic("fp32", CPU):
-        assert not torch.backends.cudnn.allow_tf32
+
+
+class Passes(TorchDispatchMode):
+    """Of each convolution: is it upsampling's, may it use TF32; and forward whether it computes in
+    bfloat16, backward whether autocast is on."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward, self.backward = set(), set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("convolution", "convolution_backward"):
+            backward = name == "convolution_backward"
+            how = args[6 + backward], torch.backends.cudnn.allow_tf32
+            if backward:
+                self.backward.add((*how, torch.is_autocast_enabled("cpu")))
+            else:
+                self.forward.add((*how, args[0].dtype == torch.bfloat16))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_arithmetic_of_both_passes(make_run, data_dir, tmp_path, precision):
+    """PyTorch's own default is TF32. Upsampling is float32; autocast is for the forward pass."""
+    net = {"base": "slim", "interpolation": "learned", **NO_START}
+    run = make_run(net=net, recipe={"base": "short", "precision": precision, "images": 4})
+    before = torch.backends.cudnn.allow_tf32
+    with Passes() as seen:
+        start(run, data_dir, tmp_path)
+    tf32 = precision == "tf32"
+    assert seen.forward == {(False, tf32, precision == "bf16"), (True, False, False)}
+    assert seen.backward == {(False, tf32, False), (True, False, False)}
+    assert torch.backends.cudnn.allow_tf32 is before
 
 
 def test_workers_change_nothing(make_run, data_dir, tmp_path):

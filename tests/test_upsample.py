@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.transform import resize
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fcn.nets.upsample import Upsample, bilinear_taps, upsampling_matrix
+from fcn.device import tf32
+from fcn.nets.upsample import Upsample, _Transposed, bilinear_taps, upsampling_matrix
 
 
 @st.composite
@@ -128,6 +130,48 @@ def test_computes_in_float32_under_autocast():
         out = layer(maps, (1, 1), (6, 6))
     assert out.dtype == torch.float32
     assert torch.equal(out, layer(maps.float(), (1, 1), (6, 6)))
+
+
+class Flags(TorchDispatchMode):
+    """Names of convolutions and products, and the flag that each of them would have obeyed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if "convolution" in name:
+            self.seen.append((name, torch.backends.cudnn.allow_tf32))
+        elif "mm" in name:
+            self.seen.append((name, torch.backends.cuda.matmul.allow_tf32))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("learned, exact", [(True, False), (False, True), (False, False)])
+def test_stays_float32_where_others_use_tf32(learned, exact):
+    """In both passes; the layer below it, a convolution, uses TF32 in both."""
+    below, layer = torch.nn.Conv2d(2, 2, 1), Upsample(2, 4, 2, learned)
+    layer.exact = exact
+    with tf32(True), Flags() as flags:
+        layer(below(torch.rand(1, 2, 3, 3)), (0, 0), (8, 8)).sum().backward()
+    (first, *ours, last), fused = flags.seen, ["convolution", "convolution_backward"]
+    assert (first, last) == (("convolution", True), ("convolution_backward", True))
+    assert ours and not any(flag for _, flag in ours)
+    assert ([name for name, _ in ours] == fused) is (learned or exact)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_transposed_convolution_has_its_own_gradients(learned):
+    layer = Upsample(3, 4, 2, learned).double()
+    layer.exact = True
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(layer.weight.shape, dtype=torch.float64, generator=generator)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    found = torch.autograd.gradcheck(
+        lambda x, w: _Transposed.apply(x, w, 2, 1 if learned else 3), (x, weight.requires_grad_())
+    )
+    assert found
 
 
 def test_matrix_of_validation_serves_training():

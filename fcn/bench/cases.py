@@ -15,7 +15,7 @@ from fcn.bench.paired import Samples, alternate, ratio
 from fcn.bench.plain import Peer, PlainFCN, plain_step
 from fcn.data.dataset import SegmentationSet, measure_loading
 from fcn.data.labels import VOID
-from fcn.device import arithmetic
+from fcn.device import arithmetic, tf32
 from fcn.errors import UserError
 from fcn.inputs import preprocess
 from fcn.loss import batch_loss
@@ -177,14 +177,15 @@ def our_step(
     net.train()
 
     def step() -> None:
-        with arithmetic(precision, image.device):
-            scores = net(image)
-        objective, summed, _ = batch_loss(
-            scores["semantic"], truth, recipe["loss"], recipe["normalize"]
-        )
-        total.add_(summed)
-        (objective / len(image)).backward()
-        optimizer.step(recipe["learning_rate"])
+        with tf32(precision == "tf32"):  # which the backward pass needs
+            with arithmetic(precision, image.device):
+                scores = net(image)
+            objective, summed, _ = batch_loss(
+                scores["semantic"], truth, recipe["loss"], recipe["normalize"]
+            )
+            total.add_(summed)
+            (objective / len(image)).backward()
+            optimizer.step(recipe["learning_rate"])
 
     return step
 

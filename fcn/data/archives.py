@@ -17,7 +17,7 @@ from fcn.data import verify
 from fcn.data.download import TIMEOUT_S, DownloadError, discard, download, part_files
 from fcn.data.unpack import unpack
 from fcn.errors import UserError
-from fcn.files import atomic_dir, atomic_file, read_json, write_json
+from fcn.files import atomic_dir, atomic_file, read_object, write_json
 from fcn.spec import UNPACKED
 
 SUMS = "SHA256SUMS"
@@ -64,11 +64,11 @@ def extract(name: str, data_dir: str | Path) -> dict[str, Any]:
     sidecar = target.with_name(f"{name}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target, "is unpacking"):
-        archive = read_json(_sidecar(path))
+        archive = read_object(_sidecar(path), "sha256")
         if target.is_dir() and sidecar.exists():
-            done = read_json(sidecar)
+            done = read_object(sidecar, "archive")
             if done["archive"]["sha256"] == archive["sha256"]:
-                return dict(done)
+                return done
         sidecar.unlink(missing_ok=True)
         with atomic_dir(target) as folder:
             members = unpack(path, folder)
@@ -191,7 +191,10 @@ def _mirror_sums(mirror: str) -> dict[str, str]:
         text = response.text if response.status_code == 200 else ""
     else:
         file = Path(mirror).expanduser() / SUMS
-        text = file.read_text("utf-8") if file.is_file() else ""
+        try:
+            text = file.read_text("utf-8") if file.is_file() else ""
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: not a text file of UTF-8 ({error}).") from None
     found = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\r?$", text, re.MULTILINE)
     return {name: digest.lower() for digest, name in found}
 
@@ -210,7 +213,7 @@ def _present(
     if not path.exists():
         return None
     if _sidecar(path).exists():
-        sidecar = read_json(_sidecar(path))
+        sidecar = read_object(_sidecar(path), "subset", "url", "size", "sha256")
         if sidecar["subset"] and not subsets_allowed:
             raise UserError(
                 f"{path}: a subset of the official archive, from {sidecar['url']}. Declare "
@@ -218,7 +221,7 @@ def _present(
             )
         whole = sidecar["subset"] or verify.verified_by(sidecar, definition)
         if whole and sidecar["size"] == path.stat().st_size:
-            return dict(sidecar)
+            return sidecar
     facts = verify.measure(path, definition)
     verified_by = verify.verified_by(facts, definition)
     if not verified_by:

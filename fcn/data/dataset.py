@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from fcn.errors import UserError
-from fcn.files import read_json
+from fcn.files import read_object
 
 
 class SegmentationSet(Dataset[dict[str, Any]]):
@@ -36,7 +36,7 @@ class SegmentationSet(Dataset[dict[str, Any]]):
         cache_bytes: int = 0,
     ) -> None:
         self.folder = Path(prepared)
-        self.info: dict[str, Any] = read_json(self.folder / "dataset.json")
+        self.info = read_object(self.folder / "dataset.json", "splits", "inputs", "labels")
         self.split = split
         self.inputs, self.labels = tuple(inputs), tuple(labels)
         if split not in self.info["splits"]:

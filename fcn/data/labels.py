@@ -1,5 +1,6 @@
 """Label maps on disk: index PNGs, their void value, their colours."""
 
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from fcn.files import atomic_file
 VOID = 255  # in every array and file of ours
 
 INDEX_MODES = {"1", "P", "L", "I", "I;16", "I;16B"}
+CONVERT = "convert the label images to class indices, as 8-bit grey or palette PNGs"
 
 
 def voc_palette() -> np.ndarray:
@@ -54,14 +56,20 @@ def check_label(values: np.ndarray, source: object, classes: int, void: int | No
     return np.where(is_void, VOID, values).astype(np.uint8)
 
 
-def _open(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, kind: str = "image") -> Image.Image:
+    """An image, decoded to its end; a missing, broken or huge one is a UserError."""
     try:
-        image = Image.open(path)
-        image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such label file.") from None
+        raise UserError(f"{path}: no such {kind.removesuffix(' image')} file.") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        most = Image.MAX_IMAGE_PIXELS
+        raise UserError(f"{path}: an image of more than {most} pixels; cut it up.") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable label image ({error}).") from None
+        raise UserError(f"{path}: not a readable {kind} ({error}).") from None
     return image
 
 
@@ -75,18 +83,21 @@ def _pack(colours: np.ndarray) -> np.ndarray:
     return (table[:, 0] << 16) | (table[:, 1] << 8) | table[:, 2]
 
 
-def read_label(path: str | Path, classes: int, void: int | None) -> np.ndarray:
+def read_label(
+    path: str | Path, classes: int, void: int | None, remedy: str | None = None
+) -> np.ndarray:
     """Read an index PNG (palette, grey, 1 or 16 bit) as uint8 (H, W): 0..classes-1, void 255.
 
     ``void`` is the value that means void in the file, None if it has none. A file in colour, or
-    with a value that is neither a class nor void, is a UserError.
+    with a value that is neither a class nor void, is a UserError; ``remedy`` is what it advises for
+    colours where there is no definition of a data set to change.
     """
-    image = _open(path)
+    image = open_image(path, "label image")
     if image.mode in INDEX_MODES:
         values = np.asarray(image)
         return check_label(values + 0 if values.dtype == bool else values, path, classes, void)
     voc = np.isin(np.unique(_packed_colours(image)), _pack(voc_palette())).all()
-    remedy = (
+    remedy = remedy or (
         "all its colours are PASCAL VOC's: set `colours: voc` for the data set"
         if voc
         else "give the data set `colours`, a list of one [red, green, blue] per class"
@@ -127,7 +138,7 @@ def read_coloured_label(
     keys, index = keys[order], index[order]
     if (keys[1:] == keys[:-1]).any():
         raise UserError("colours: two classes have the same colour.")
-    packed = _packed_colours(_open(path))
+    packed = _packed_colours(open_image(path, "label image"))
     place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
     wrong = keys[place] != packed
     if wrong.any():

@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from fcn.data.labels import VOID, label_png
+from fcn.data.labels import VOID, label_png, open_image
 from fcn.data.readers import READERS, Input, Item
 from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
-from fcn.files import atomic_dir, read_json, write_json, write_text
-from fcn.spec import UNPACKED
+from fcn.files import atomic_dir, read_object, write_json, write_text
+from fcn.spec import UNPACKED, contents_hash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEAN_SAMPLE = 500  # images of the training split that the mean colour is measured over
@@ -43,7 +43,7 @@ def prepare(
     ``definition`` is an entry of config/datasets.yaml. Its files are in the extracted archives that
     it names, in ``data_dir/archives`` where these are single files, or in its own ``path``;
     relative paths and config/splits lists are under ``base``.
-    Every image of a split is opened and every label read and checked; the first fault is a
+    Every image of a split is decoded and every label read and checked; the first fault is a
     UserError, and nothing is left then. ``workers`` processes share the work.
     """
     data_dir = Path(data_dir)
@@ -66,22 +66,21 @@ def prepare(
         if not used:
             raise UserError(f"data set {name}: no image is in any of its splits.")
         with atomic_dir(place) as folder:
-            write = partial(_write_item, folder=folder)
-            rows = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
+            train = splits.get("train") or used
+            sample = set(train[:: max(1, -(-len(train) // MEAN_SAMPLE))])
+            write = partial(_write_item, folder=folder, sample=sample)
+            done = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
+            rows, measured = zip(*done, strict=True)
+            sums = np.sum([part for part in measured if part is not None], axis=0)
             _write_index(folder / "index.csv", rows)
             for split, ids in splits.items():
                 write_text(folder / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in ids))
-            train = splits.get("train") or used
-            step = max(1, -(-len(train) // MEAN_SAMPLE))
-            written = {row["id"]: folder / row["image"] for row in rows}
-            images = {key: items[key].inputs["image"] for key in train[::step]}
-            sample = [im if isinstance(im, Path) else written[key] for key, im in images.items()]
-            sums = np.sum(list(_each(_colour_sums, sample, workers, f"mean of {name}")), axis=0)
             first = items[used[0]]
             info: dict[str, Any] = {
                 "name": name,
                 "title": definition.get("title", name),
                 "reader": reader,
+                "definition": contents_hash(definition),
                 "classes": contents.classes,
                 "void": VOID,
                 "splits": {split: len(ids) for split, ids in splits.items()},
@@ -109,7 +108,7 @@ def check_seg11valid(data_dir: str | Path, base: Path = REPOSITORY) -> str:
     for name, folder in folders.items():
         if not (folder / "dataset.json").exists():
             return f"seg11valid not checked: {name} is not prepared."
-        if read_json(folder / "dataset.json")["subset"]:
+        if read_object(folder / "dataset.json", "subset")["subset"]:
             return f"seg11valid not checked: {name} is a subset."
     derived = set(read_ids(folders["voc2011"] / "splits/val.txt"))
     derived -= set(read_ids(folders["sbd"] / "splits/train.txt"))
@@ -130,8 +129,9 @@ def _packed(archive: str) -> bool:
 def _archive(archive: str, data_dir: Path) -> dict[str, Any]:
     """The sidecar of an archive: of an unpacked one, or of a single file that is used as it is."""
     if _packed(archive):
-        return dict(read_json(data_dir / "extracted" / f"{archive}.json")["archive"])
-    return dict(read_json(data_dir / "archives" / f"{archive}.json"))
+        sidecar = data_dir / "extracted" / f"{archive}.json"
+        return dict(read_object(sidecar, "archive")["archive"])
+    return read_object(data_dir / "archives" / f"{archive}.json", "subset")
 
 
 def _root(name: str, definition: dict[str, Any], data_dir: Path, base: Path) -> Path:
@@ -142,6 +142,8 @@ def _root(name: str, definition: dict[str, Any], data_dir: Path, base: Path) -> 
         root = data_dir / "archives"
     elif archives:
         root = data_dir / "extracted" / archives[0] / definition.get("root", "")
+    elif definition["reader"] in ("voc", "folder"):
+        raise UserError(f"data set {name}: the key 'path', the folder of its files, is missing.")
     else:
         return base  # a generator reads nothing
     if not root.is_dir():
@@ -171,16 +173,24 @@ def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: 
             raise
 
 
-def _write_item(item: Item, folder: Path) -> dict[str, Any]:
-    """Place one item's files below ``folder``; returns its row of the index."""
+def _write_item(
+    item: Item, folder: Path, sample: Collection[str]
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Place one item's files below ``folder``.
+
+    Returns its row of the index and, where it is of the ``sample``, the sums of its colours.
+    """
+    sums = None
     row: dict[str, Any] = {"id": item.id, "height": 0, "width": 0}
     for key, source in item.inputs.items():
         suffix = source.suffix if isinstance(source, Path) else ".png"
         row[key] = f"{'images' if key == 'image' else key}/{item.id}{suffix}"
         modes = COLOUR_MODES if key == "image" else None
-        height, width = _write_input(source, folder / row[key], modes)
+        image = _write_input(source, folder / row[key], modes)
+        width, height = image.size
         if key == "image":
             row |= {"height": height, "width": width}
+            sums = _colour_sums(image) if item.id in sample else None
         elif (height, width) != (row["height"], row["width"]):
             raise UserError(
                 f"{_named(item, key)}: {width}x{height}, not of its image's size, "
@@ -197,7 +207,7 @@ def _write_item(item: Item, folder: Path) -> dict[str, Any]:
         target = folder / row[key]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(label_png(label))
-    return row
+    return row, sums
 
 
 def _named(item: Item, key: str) -> str:
@@ -205,12 +215,14 @@ def _named(item: Item, key: str) -> str:
     return str(source) if isinstance(source, Path) else f"{key} of {item.id}"
 
 
-def _write_input(source: Input, target: Path, modes: set[str] | None) -> tuple[int, int]:
-    """Place a file, or write what a function gives as PNG; returns (height, width)."""
+def _write_input(source: Input, target: Path, modes: set[str] | None) -> Image.Image:
+    """Place a file, or write what a function gives as PNG; returns the image."""
     if isinstance(source, Path):
-        size = _image_size(source, modes)
+        image = open_image(source)  # to its end: its header says nothing of a truncated file
+        if modes is not None and image.mode not in modes:
+            raise UserError(f"{source}: an image of mode {image.mode}; convert it to 8-bit RGB.")
         _place(source, target)
-        return size
+        return image
     array = source()
     kind = (array.dtype, array.shape[2:])
     if kind not in ((np.uint8, (3,)), (np.uint16, ())):
@@ -218,20 +230,9 @@ def _write_input(source: Input, target: Path, modes: set[str] | None) -> tuple[i
             f"an input is uint8 (H, W, 3) or uint16 (H, W), not {array.dtype} {array.shape}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(array)).save(target)
-    height, width = array.shape[:2]
-    return height, width
-
-
-def _image_size(path: Path, modes: set[str] | None = COLOUR_MODES) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            size, mode = (image.height, image.width), image.mode
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error}).") from None
-    if modes is not None and mode not in modes:
-        raise UserError(f"{path}: an image of mode {mode}; convert it to 8-bit RGB.")
-    return size
+    image = Image.fromarray(np.ascontiguousarray(array))
+    image.save(target)
+    return image
 
 
 def _turned(source: Input) -> str:
@@ -250,18 +251,14 @@ def _place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_index(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_index(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _colour_sums(path: Path) -> np.ndarray:
+def _colour_sums(image: Image.Image) -> np.ndarray:
     """Sums of red, green and blue (0 to 255) over an image, and its number of pixels."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error}).") from None
+    pixels = np.asarray(image.convert("RGB"))
     return np.array([*pixels.sum(axis=(0, 1), dtype=np.int64), pixels.shape[0] * pixels.shape[1]])

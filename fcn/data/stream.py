@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import VOID
+from fcn.errors import UserError
 
 GROUP_PIXELS = 1 << 20  # images of one size go through the net together up to so many pixels
 
@@ -163,8 +164,25 @@ def moved(values: Tensor, down: int, right: int, fill: int | None) -> Tensor:
     return torch.where(inside, result, fill)
 
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack a group of one size: tensors (N, ...), ids as a list."""
+class _Handed(Dataset[dict[str, Any] | UserError]):
+    """Items, or what is wrong with one: raised in a worker it would come with a traceback as its
+    text."""
+
+    def __init__(self, dataset: Dataset[dict[str, Any]]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, position: int) -> dict[str, Any] | UserError:
+        try:
+            return self.dataset[position]
+        except UserError as error:
+            return error
+
+
+def collate(items: list[Any]) -> dict[str, Any] | UserError:
+    """Stack a group of one size: tensors (N, ...), ids as a list. An error stands for its group."""
+    for item in items:
+        if isinstance(item, UserError):
+            return item
     return {
         key: torch.stack([item[key] for item in items]) if key != "id" else [i["id"] for i in items]
         for key in items[0]
@@ -174,15 +192,26 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 def loader(
     dataset: Dataset[dict[str, Any]], groups: Sequence[list[int]], workers: int, pin: bool
 ) -> Iterator[dict[str, Any]]:
-    """Groups in order, decoded ahead by ``workers`` processes (0: in this one)."""
-    return iter(
+    """Groups in order, decoded ahead by ``workers`` processes (0: in this one).
+
+    Raises:
+        UserError: of an item of the group, when its turn comes.
+    """
+    return map(
+        _unwrapped,
         DataLoader(
-            dataset,
+            _Handed(dataset),
             batch_sampler=groups,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin,
             prefetch_factor=4 if workers else None,
             generator=torch.Generator(),  # its own: dropout's must not depend on a new loader
-        )
+        ),
     )
+
+
+def _unwrapped(group: dict[str, Any] | UserError) -> dict[str, Any]:
+    if isinstance(group, UserError):
+        raise group
+    return group

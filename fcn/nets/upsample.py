@@ -1,8 +1,12 @@
 """Bilinear interpolation as a fractionally strided convolution (section 3.3), fixed or learned."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fcn.device import tf32
 
 
 def bilinear_taps(kernel: int) -> Tensor:
@@ -35,6 +39,27 @@ def upsampling_matrix(size: int, kernel: int, stride: int, first: int, length: i
 def full_precision(x: Tensor) -> torch.autocast:
     """A context in which layers compute in the dtype of their input, whatever autocast says."""
     return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
+
+
+class _Transposed(torch.autograd.Function):
+    """A transposed convolution in float32, forward and backward, also where others use TF32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.groups = stride, groups
+        with tf32(False):
+            return F.conv_transpose2d(x, weight, stride=stride, groups=groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        where = ((ctx.stride,) * 2, (0, 0), (1, 1), True, (0, 0), ctx.groups)
+        wanted = (*ctx.needs_input_grad[:2], False)
+        backward = torch.ops.aten.convolution_backward  # what autograd would call
+        with tf32(False):
+            of_x, of_weight, _ = backward(gradient, x, weight, None, *where, wanted)
+        return of_x, of_weight, None, None
 
 
 class Upsample(nn.Module):
@@ -93,7 +118,7 @@ class Upsample(nn.Module):
     def _window(self, x: Tensor, first: tuple[int, int], length: tuple[int, int]) -> Tensor:
         if self.learned or self.exact:
             groups = 1 if self.learned else x.shape[1]
-            up = F.conv_transpose2d(x, self.weight, stride=self.stride, groups=groups)
+            up: Tensor = _Transposed.apply(x, self.weight, self.stride, groups)  # type: ignore[no-untyped-call]
             if first[0] + length[0] > up.shape[2] or first[1] + length[1] > up.shape[3]:
                 raise ValueError(f"the upsampled map {tuple(up.shape)} does not cover the image")
             return up[:, :, first[0] : first[0] + length[0], first[1] : first[1] + length[1]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcn.errors import UserError
-from fcn.files import atomic_dir
+from fcn.files import atomic_dir, read_json
 from fcn.report import render
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
         the published files, relative to ``out``.
 
     Raises:
-        UserError: the suite has no result yet.
+        UserError: the suite has no result yet, or ``out`` holds anything but an earlier record.
     """
+    out = out.resolve()
+    _check_place(out, results.resolve())
     sources = [
         results / "architecture.json",
         results / "classifier.json",
@@ -55,12 +57,23 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
             target = folder / "results" / path.relative_to(results)
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".json":
-                text = json.dumps(_without_places(json.loads(path.read_text("utf-8"))), indent=1)
+                text = json.dumps(_without_places(read_json(path)), indent=1)
                 target.write_text(text + "\n", encoding="utf-8")
             else:
                 shutil.copyfile(path, target)
         render(suite, folder / "results", data_dir, folder, images=False)
         return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _check_place(out: Path, results: Path) -> None:
+    """UserError where replacing ``out`` would delete anything but an earlier record."""
+    if out == results or out in results.parents or results in out.parents:
+        raise UserError(f"--out {out}: the results ({results}), or in or above them; name another.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: a file; name a folder.")
+    record = (out / "tables.html").is_file() and (out / "results").is_dir()
+    if out.is_dir() and any(out.iterdir()) and not record:
+        raise UserError(f"--out {out}: holds something that is no earlier record; name another.")
 
 
 def _without_places(value: Any) -> Any:

@@ -96,11 +96,19 @@ class SeedResult:
     stale: bool = False
     log: str | None = None
     unfinished: bool = False
+    diverged: dict[str, Any] = field(default_factory=dict)
 
     @property
     def any(self) -> dict[str, Any]:
         """Whichever file there is, for its config and provenance."""
         return self.metrics or self.train or self.timing
+
+    @property
+    def failure(self) -> str:
+        """How it failed, in a few words."""
+        if not self.diverged:
+            return "failed"
+        return f"diverged at update {self.diverged['update']} of {self.diverged['updates']}"
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -173,7 +181,7 @@ class RunResult:
         why += [
             f"no result yet: running, or stopped without a word; log {seed.log}"
             if seed.unfinished
-            else f"failed: see log {seed.log}"
+            else f"{seed.failure}: see log {seed.log}"
             for seed in logged
         ]
         if not counted:
@@ -263,12 +271,22 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
     if result.metrics:
         current = result.metrics["config_hash"]
         result.stale = current != run.hash
-        for name, value in (("train", result.train), ("timing", result.timing)):
-            if value.get("config_hash", current) != current:
+        timed = result.timing
+        for name, value, other in (  # a time depends on less than a score
+            ("train", result.train, result.train.get("config_hash", current) != current),
+            ("timing", timed, timed.get("timed", run.timed) != run.timed),
+        ):
+            if value and other:
                 path = shown(directory / f"{name}.json", results)
                 result.problems.append(
                     f"{path}: made under another configuration than metrics.json."
                 )
+    if not result.metrics or result.stale:
+        needs = {"config_hash": str, "update": int, "updates": int}
+        diverged, problem = _read(directory / "diverged.json", results, needs)
+        result.problems += [problem] if problem else []
+        if diverged.get("config_hash") == run.hash:
+            result.diverged = diverged
     if not result.broken and (not result.metrics or (result.stale and not result.train)):
         trained = directory / "train.json"
         after = trained.stat().st_mtime if result.train else 0.0
@@ -294,6 +312,13 @@ class Results:
     def number(self, origin: tuple[str, ...]) -> float | None:
         """The value at a dotted path that belongs to no run: ``classifier.forward_ms``."""
         return finite(lookup({"classifier": self.classifier}, origin))
+
+    def weights_of(self, result: RunResult) -> str:
+        """The run whose training made the weights that a run scores; none made released ones."""
+        run = result.run
+        while run.config["recipe"] is None and set(run.parents) == {"run"}:
+            run = self.runs[run.parents["run"]].run
+        return "" if run.released and run.config["recipe"] is None else run.id
 
     @property
     def scored(self) -> list[SeedResult]:

@@ -60,7 +60,10 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write tensors with a JSON description in the header, whole or not at all."""
     whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it: safetensors lets nobody else read
         save_file(whole, temporary, {"fcn": json.dumps(about, sort_keys=True)})
+        temporary.chmod(mode)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
