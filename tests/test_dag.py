@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -222,3 +223,51 @@ def test_a_bad_suite_is_one_sentence(finished: Checkout) -> None:
         assert "momentun" in done.stderr + done.stdout and "momentum" in done.stderr + done.stdout
     finally:
         finished.write(SUITE)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("suit=tiny.yaml", "there is no key 'suit' here (did you mean suite?)"),
+        ("seeds=1.5", "seeds: 1.5 is not text or a whole number"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(finished: Checkout, given: str, told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-np", "--config", given],  # -np looks only, as -n
+        cwd=finished.place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+    )
+    assert done.returncode != 0 and told in done.stdout + done.stderr
+
+
+def test_a_changed_list_of_images_prepares_anew(tmp_path: Path) -> None:
+    """Lists outside of archives are inputs: results of other images are not current."""
+    checkout = Checkout(tmp_path / "it's here")
+    own = SUITE.split("backbones:")[0] + "runs: {}\n"
+    folder = """
+  own:
+    reader: folder
+    path: pictures
+    splits: {train: lists/train.txt}
+    classes: [a, b]
+"""
+    (checkout.place / "tiny.yaml").write_text(own.replace("datasets:", "datasets:" + folder, 1))
+    pictures = checkout.place / "pictures"
+    for name in ("JPEGImages", "SegmentationClass", "lists"):
+        (pictures / name).mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (8, 8)).save(pictures / f"JPEGImages/{i}.jpg")
+        Image.new("L", (8, 8)).save(pictures / f"SegmentationClass/{i}.png")
+    (pictures / "lists/train.txt").write_text("0\n1\n")
+    target = "data/prepared/own/dataset.json"
+    done = checkout.snakemake(target)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((checkout.place / target).read_text())["splits"] == {"train": 2}
+    assert "Nothing to be done" in str(checkout.snakemake("-n", target))
+    (pictures / "lists/train.txt").write_text("0\n1\n2\n")
+    done = checkout.snakemake(target)
+    assert json.loads((checkout.place / target).read_text())["splits"] == {"train": 3}

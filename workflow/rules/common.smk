@@ -1,23 +1,32 @@
 # Names that the rules share. Only what a bare Snakemake installation has is imported here.
 import json
+import re
 import sys
 from pathlib import Path
+from shlex import quote
 
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
 from fcn.plan import SERVER_SETS, gpu_count, preflight, server_sets
+from fcn.schema import CONFIG, check, read_yaml, unknown
 from fcn.spec import fingerprint, load_suite
 
-validate(config, "../../config/schemas/config.yaml")
+config.setdefault("partial", False)
+for key, value in config.items():
+    config[key] = "" if value is None else value  # --config seeds=
+try:
+    check(config, read_yaml(CONFIG / "schemas" / "config.yaml"), Path("--config"))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 for key in ("mirror_is_subset", "partial"):  # --config key=true arrives as a string
     config[key] = str(config[key]).lower() == "true"
-DATA = config["data_dir"]
+DATA = str(Path(config["data_dir"]).expanduser())
+DATA_OPTION = f"--data-dir {quote(DATA)}"
 SHARES = 840  # of profiles/default: divisible by 1 to 8 GPUs
-GPUS = gpu_count() if config["device"] != "cpu" else 0
+GPUS = 0 if config["device"] == "cpu" else 1 if ":" in config["device"] else gpu_count()
 SHARE = SHARES // min(GPUS, 8) if GPUS else 0
 ONLY_LOOKING = {
     "-n", "--dry-run", "--dryrun", "--lint", "-l", "--list", "--list-rules", "--dag", "--rulegraph",
@@ -26,17 +35,23 @@ ONLY_LOOKING = {
     "--delete-all-output", "--list-input-changes", "--list-params-changes", "--list-code-changes",
 }
 
+
+def only_looking(words):
+    """Does this command start no job? ``-np`` is ``-n -p``."""
+    return any(word.split("=")[0] in ONLY_LOOKING or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", word) for word in words)
+
+
 try:
     SUITE = load_suite(config["suite"], config["seeds"], config["precision"])
-    if not config["partial"] and not ONLY_LOOKING & {word.split("=")[0] for word in sys.argv[1:]}:
+    if not config["partial"] and not only_looking(sys.argv[1:]):
         preflight(SUITE, config["device"], config["mirror"], Path(DATA), targets=sys.argv[1:])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-SUITE_OPTION = f"--suite '{SUITE.name}'" + "".join(
-    f" --{key} '{config[key]}'" for key in ("seeds", "precision") if config[key]
+SUITE_OPTION = f"--suite {quote(SUITE.name)}" + "".join(
+    f" --{key} {quote(str(config[key]))}" for key in ("seeds", "precision") if config[key]
 )
-MIRROR_OPTION = (f"--mirror '{config['mirror']}'" if config["mirror"] else "") + (
+MIRROR_OPTION = (f"--mirror {quote(config['mirror'])}" if config["mirror"] else "") + (
     " --mirror-is-subset" if config["mirror_is_subset"] else ""
 )
 
@@ -63,6 +78,13 @@ def run_of(wildcards):
         return SUITE.run(f"{wildcards.dataset}/{wildcards.run}")
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+def known(kind, library, name):
+    """An entry of a library of the suite; a clear error where there is none."""
+    if name not in library:
+        raise WorkflowError(f"{SUITE.path}: {unknown(kind, name, library)}")
+    return library[name]
 
 
 def each(name, runs):

@@ -17,7 +17,7 @@ rule fetch:
         gpu_share=0,
     priority: 20
     shell:
-        "python -m fcn fetch {wildcards.archive} {SUITE_OPTION} --data-dir '{DATA}' {MIRROR_OPTION} > {log} 2>&1"
+        "python -m fcn fetch {wildcards.archive} {SUITE_OPTION} {DATA_OPTION} {MIRROR_OPTION} > {log} 2>&1"
 
 
 rule extract:
@@ -36,12 +36,19 @@ rule extract:
         gpu_share=0,
     priority: 20
     shell:
-        "python -m fcn extract {wildcards.archive} --data-dir '{DATA}' > {log} 2>&1"
+        "python -m fcn extract {wildcards.archive} {DATA_OPTION} > {log} 2>&1"
+
+
+def sources_of(wildcards):
+    """What a data set is made of: its archives, and the lists that lie outside of them."""
+    known("data set", SUITE.datasets, wildcards.dataset)
+    archives = [f"{DATA}/{SUITE.sidecar(archive)}" for archive in SUITE.archives_of(wildcards.dataset)]
+    return archives + SUITE.lists_of(wildcards.dataset)
 
 
 rule prepare:
     input:
-        lambda w: [f"{DATA}/{SUITE.sidecar(a)}" for a in SUITE.archives_of(w.dataset)],
+        sources_of,
     output:
         f"{DATA}/prepared/{{dataset}}/dataset.json",
     params:
@@ -57,16 +64,18 @@ rule prepare:
         gpu_share=0,
     priority: 20
     shell:
-        "python -m fcn prepare {wildcards.dataset} {SUITE_OPTION} --data-dir '{DATA}' "
+        "python -m fcn prepare {wildcards.dataset} {SUITE_OPTION} {DATA_OPTION} "
         "--threads {threads} > {log} 2>&1"
+
+
+def archive_of_backbone(wildcards):
+    definition = known("backbone", SUITE.backbones, wildcards.backbone)
+    return [archive_json(definition["archive"])] if "archive" in definition else []
 
 
 rule backbone:
     input:
-        lambda w: [
-            archive_json(SUITE.backbones[w.backbone]["archive"])
-            for _ in range("archive" in SUITE.backbones[w.backbone])
-        ],
+        archive_of_backbone,
     output:
         f"{DATA}/backbones/{{backbone}}/backbone.json",
     params:
@@ -82,5 +91,5 @@ rule backbone:
         gpu_share=0,
     priority: 20
     shell:
-        "python -m fcn backbone {wildcards.backbone} {SUITE_OPTION} --data-dir '{DATA}' "
+        "python -m fcn backbone {wildcards.backbone} {SUITE_OPTION} {DATA_OPTION} "
         "--threads {threads} > {log} 2>&1"

@@ -38,7 +38,7 @@ rule archive_of_labels:
         gpu_share=SHARE,
     shell:
         "python -m fcn submission {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
-        "--dataset {wildcards.test} --out {output.archive} --data-dir '{DATA}' --device {config[device]} "
+        "--dataset {wildcards.test} --out {output.archive} {DATA_OPTION} --device {config[device]} "
         "--threads {threads} > {log} 2>&1"
 
 

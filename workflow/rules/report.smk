@@ -11,7 +11,7 @@ def results_of(runs):
 
 BOUNDS = [f"results/{bound['dataset']}/bounds.json" for bound in SUITE.bounds]
 CLASSIFIER = ["results/classifier.json"] if SUITE.classifier else []
-RENDER = f"python -m fcn report {SUITE_OPTION} --data-dir '{DATA}'"
+RENDER = f"python -m fcn report {SUITE_OPTION} {DATA_OPTION}"
 
 
 rule report:
@@ -22,6 +22,7 @@ rule report:
         "config/tables.yaml",
         "config/server_scores.yaml",
         "config/paper_numbers.csv",
+        "config/figure5.csv",
     output:
         REPORT,
         "reports/tables.csv",
@@ -29,6 +30,7 @@ rule report:
         "reports/tables.tex",
     params:
         rows=fingerprint([[r.id, r.title, r.note, r.hash, [[x.table, x.row] for x in r.rows]] for r in RUNS]),
+        suite=fingerprint([SUITE.title, SUITE.notice, SUITE.compare, SUITE.bounds, SUITE.classifier]),
     log:
         "logs/report.log",
     benchmark:
@@ -66,7 +68,7 @@ onerror:
     # A failed run must not cost the report: it is rendered with a hole that names the log.
     if not config["partial"]:
         conda = " --use-conda" if "conda" in {str(m) for m in workflow.deployment_settings.deployment_method} else ""
-        given = " ".join(f"{key}='{config[key]}'" for key in ("suite", "seeds", "precision", "data_dir", "device") if config[key])
+        given = " ".join(f"{key}={quote(str(config[key]))}" for key in ("suite", "seeds", "precision", "data_dir", "device") if config[key])
         shell(
             "{sys.executable} -m snakemake --nolock --cores 1 --quiet --force{conda} report "
             "--config {given} partial=true || true"

@@ -41,7 +41,7 @@ rule train:
     priority: 10
     shell:
         "python -m fcn train {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
-        "--data-dir '{DATA}' --device {config[device]} --threads {threads} > {log} 2>&1"
+        "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
 rule evaluate:
@@ -67,7 +67,7 @@ rule evaluate:
     priority: 10
     shell:
         "python -m fcn evaluate {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
-        "--data-dir '{DATA}' --device {config[device]} --threads {threads} > {log} 2>&1"
+        "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
 rule time:
@@ -77,7 +77,7 @@ rule time:
     output:
         "results/{dataset}/{run}/seed{seed}/timing.json",
     params:
-        net=lambda w: json.dumps(run_of(w).config["net"], sort_keys=True),
+        timed=lambda w: run_of(w).timed,
     log:
         "logs/time/{dataset}/{run}/seed{seed}.log",
     benchmark:
@@ -90,11 +90,11 @@ rule time:
         gpu_share=SHARES if GPUS else 0,
     shell:
         "python -m fcn time {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
-        "--data-dir '{DATA}' --device {config[device]} --threads {threads} > {log} 2>&1"
+        "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
 def bound_of(wildcards):
-    return next(bound for bound in SUITE.bounds if bound["dataset"] == wildcards.dataset)
+    return known("data set under bounds", {bound["dataset"]: bound for bound in SUITE.bounds}, wildcards.dataset)
 
 
 def bound_options(wildcards):
@@ -103,7 +103,7 @@ def bound_options(wildcards):
     if "labels" not in bound:
         return ""
     definition = SUITE.datasets[bound["dataset"]]
-    return f"--labels '{bound['labels']}' --classes {len(definition['classes'])} --void {definition['void']}"
+    return f"--labels {quote(bound['labels'])} --classes {len(definition['classes'])} --void {definition['void']}"
 
 
 rule upper_bounds:
@@ -124,7 +124,7 @@ rule upper_bounds:
     resources:
         gpu_share=0,
     shell:
-        "python -m fcn bounds {wildcards.dataset} {params.split} {params.labels} --data-dir '{DATA}' > {log} 2>&1"
+        "python -m fcn bounds {wildcards.dataset} {params.split} {params.labels} {DATA_OPTION} > {log} 2>&1"
 
 
 rule architecture:
