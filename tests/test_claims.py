@@ -15,20 +15,16 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from fcn.errors import UserError
 from fcn.metrics import scores
 from fcn.report.averages import AVERAGES, METRICS, average, of_confusion
-from fcn.report.bootstrap import (
-    DRAWS,
-    Bootstrap,
-    combine_seeds,
-    image_weights,
-    interval,
-)
-from fcn.report.claims import Measure, Tolerance, read_claims
+from fcn.report.bootstrap import DRAWS, Bootstrap, image_weights, interval, mean_of_seeds
+from fcn.report.claims import Measure, Tolerance, assumed_spread, read_claims
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import Results, load_results
+from fcn.report.spread import Spread, between_seeds
 from fcn.report.verdicts import ClaimView, _Decider, _reached, decide
 from fcn.schema import CONFIG, read_yaml
 from fcn.spec import Run, Suite
@@ -59,7 +55,7 @@ def test_the_papers_own_numbers_satisfy_every_claim():
     """An oracle for rows, signs and tolerances: decided on the printed numbers, all hold."""
     empty = Results(Path("nowhere"), {}, {}, [], [])
     tables = {table.id: table for table in TABLES}
-    decider = _Decider(tables, PAPER, empty, True, Bootstrap(empty))
+    decider = _Decider(tables, PAPER, empty, True, Bootstrap(empty), assumed_spread(CONFIG))
     held: dict[str, list[str]] = {}
     for claim in CLAIMS:
         for test in claim.tests:
@@ -262,16 +258,78 @@ def test_resampled_test_sets_are_test_sets():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 1000))
-def test_seeds_spread_as_the_mean_of_so_many(n: int, seed: int):
+def test_a_mean_over_seeds_has_students_interval(n: int, seed: int):
     values = np.random.default_rng(seed).normal(size=n)
-    drawn = combine_seeds(np.repeat(values[:, None], DRAWS, axis=1), range(seed, seed + n))
-    assert drawn.mean() == pytest.approx(values.mean(), abs=5 * values.std(ddof=1) / 30)
-    assert drawn.var() == pytest.approx(values.var(ddof=1) / n, rel=0.25)
+    low, high = interval(mean_of_seeds(list(values), range(seed, seed + n)))
+    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.35 * half)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.35)
 
 
-def test_one_seed_keeps_its_draws():
-    draws = np.random.default_rng(0).normal(size=(1, DRAWS))
-    assert np.array_equal(combine_seeds(draws, [3]), draws[0])
+def test_what_moves_two_runs_alike_cancels_in_their_difference():
+    first, seeds = [1.0, 7.0, 4.0], [0, 1, 2]
+    difference = mean_of_seeds([v + 2 for v in first], seeds) - mean_of_seeds(first, seeds)
+    assert difference == pytest.approx(np.full(DRAWS, 2.0))
+
+
+# ---------------------------------------------------------------- what seeds do
+
+
+def trainings(runs: int, seeds: int, own: float, common: float, random: Any) -> dict:
+    of_run, of_seed = random.normal(0, 10, runs), random.normal(0, common, seeds)
+    rest = random.normal(0, own, (runs, seeds))
+    return {
+        f"run{i}": {k: float(of_run[i] + of_seed[k] + rest[i, k]) for k in range(seeds)}
+        for i in range(runs)
+    }
+
+
+def test_the_spread_of_many_runs_is_found():
+    found = between_seeds(trainings(200, 40, 0.7, 2.0, np.random.default_rng(5)))
+    assert found is not None and found.freedom == 199 * 39
+    assert found.own == pytest.approx(0.7, rel=0.1)
+    assert found.common == pytest.approx(2.0, rel=0.3)
+
+
+def test_runs_that_lack_seeds_say_what_they_can():
+    scores = trainings(60, 3, 0.7, 2.0, np.random.default_rng(6))
+    for i, run in enumerate(scores):
+        if i % 2:
+            del scores[run][i % 3]
+    scores["alone"] = {0: 99.0}
+    found = between_seeds(scores)
+    assert found is not None and found.freedom == 60 * 3 - 30 - (60 + 3 - 1)
+    assert found.own == pytest.approx(0.7, rel=0.25)
+    assert between_seeds({"a": {0: 1.0}, "b": {1: 2.0}}) is None
+
+
+def test_one_pair_of_seeds_has_one_degree_of_freedom():
+    found = between_seeds({"a": {0: 30.0, 1: 34.0}, "b": {0: 1.0}})
+    assert found is not None and (found.common, found.freedom) == (0.0, 1)
+    assert found.own == pytest.approx(4 / math.sqrt(2))
+
+
+def test_an_interval_covers_the_truth_19_times_of_20():
+    random = np.random.default_rng(11)
+    held = []
+    for _ in range(300):
+        scores = trainings(6, 2, 0.7, 2.0, random)
+        spread = between_seeds(scores)
+        assert spread is not None
+        means = [np.mean(list(of_seed.values())) for of_seed in scores.values()]
+        truth = means[0] - means[1] - np.subtract(*(random.normal(0, 0.7 / math.sqrt(2), 2)))
+        random_part = spread.draws("run0", [0, 1]) - spread.draws("run1", [0, 1])
+        low, high = interval(means[0] - means[1] + random_part)
+        held.append(low < truth < high)
+    assert 0.91 < np.mean(held) < 0.98
+
+
+def test_weights_that_are_scored_again_are_moved_alike():
+    spread = Spread(1.0, 2.0, 3)
+    assert np.array_equal(spread.draws("a", [0, 1]), spread.draws("a", [0, 1]))
+    assert not np.array_equal(spread.draws("a", [0]), spread.draws("b", [0]))
+    apart = Spread(1e-9, 2.0).draws("a", [0]) - Spread(1e-9, 2.0).draws("b", [0])
+    assert abs(apart).max() < 1e-7
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=DRAWS // 20, max_size=DRAWS // 20))
@@ -328,10 +386,11 @@ def decided(
     root: Path,
     claim: str = "skip-pool4",
     server: list | None = None,
+    spread: float = 0.4,
 ) -> tuple[ClaimView, list[str]]:
     found = load_results(suite, root / "results", server or [])
     claims = [one for one in CLAIMS if one.id == claim]
-    views, problems = decide(claims, TABLES, PAPER, found, suite.compare)
+    views, problems = decide(claims, TABLES, PAPER, found, suite.compare, spread)
     return views[0], problems
 
 
@@ -390,7 +449,7 @@ def test_a_planted_difference_is_found(tmp_path: Path, first: float, second: flo
     assert test.point == pytest.approx(100 * (points[0] - points[1]))
     assert test.low < test.point < test.high
     assert test.paper == [("+3.0", "CVPR 2015")] and other.paper == [("+1.4", "PAMI 2017")]
-    assert test.marks == ["one seed"]
+    assert test.marks == ["one seed", "seeds taken to differ by 0.4 points"]
 
 
 def test_the_same_images_make_the_interval_narrower(tmp_path: Path):
@@ -400,7 +459,7 @@ def test_the_same_images_make_the_interval_narrower(tmp_path: Path):
     widths = {}
     for names in ("image", "another"):
         planted(tmp_path / "results", high, 0, 0.66, names=names)
-        test = decided(make_suite(low, high), tmp_path)[0].tests[0]
+        test = decided(make_suite(low, high), tmp_path, spread=1e-6)[0].tests[0]
         assert test.low is not None and test.high is not None
         widths[names] = test.high - test.low
     assert widths["image"] < 0.5 * widths["another"]
@@ -427,8 +486,26 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path: Path):
             folder = run.directory(tmp_path / "results", seed)
             (folder / "metrics.json").unlink()
     view, _ = decided(make_suite(low, high), tmp_path)
-    assert view.tests[0].verdict == "not reproduced" and view.tests[0].marks == ["one seed"]
-    assert view.one_seed
+    assert view.tests[0].verdict == "not reproduced" and view.one_seed
+    assert view.tests[0].marks[0] == "one seed"
+
+
+def test_one_seed_on_data_of_which_no_spread_is_known_decides_nothing(tmp_path: Path):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.6)
+    folder = planted(tmp_path / "results", high, 0, 0.7)
+    test = decided(replace(make_suite(low, high), compare=False), tmp_path)[0].tests[0]
+    assert (test.verdict, test.reason) == ("inconclusive", "no run here has two seeds")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write(folder / "metrics.json", {**metrics, "subset": True})
+    assert decided(make_suite(low, high), tmp_path)[0].tests[0].verdict == "inconclusive"
+    other = make_run("voc2011/other", (), (0, 1))  # says what a seed does
+    for seed, quality in enumerate((0.650, 0.651)):
+        planted(tmp_path / "results", other, seed, quality)
+    test = decided(make_suite(low, high, other), tmp_path)[0].tests[0]
+    assert test.verdict == "reproduced" and test.marks[0] == "one seed"
+    planted(tmp_path / "results", other, 1, 0.75)
+    assert decided(make_suite(low, high, other), tmp_path)[0].tests[0].verdict == "inconclusive"
 
 
 def test_seeds_that_move_both_runs_alike_decide(tmp_path: Path):
@@ -448,12 +525,45 @@ def test_only_the_seeds_that_all_runs_have_are_compared(tmp_path: Path):
     planted(tmp_path / "results", low, 1, 0.40)
     folder = planted(tmp_path / "results", high, 0, 0.65)
     test = decided(make_suite(low, high), tmp_path)[0].tests[0]
-    assert test.verdict == "not reproduced" and test.marks == ["one seed"]
-    assert test.point and test.point < 0
+    assert test.marks[0] == "one seed" and test.point and test.point < 0
     folder.rename(high.directory(tmp_path / "results", 2))  # none in common: all of each
     high = replace(high, seeds=(2,))
     test = decided(make_suite(low, high), tmp_path)[0].tests[0]
     assert test.point and test.point > 0
+
+
+def test_weights_scored_again_differ_by_no_seed(tmp_path: Path):
+    """A run without training moves with the run whose weights it scores."""
+    low, high = pair()
+    again = {**high.config, "recipe": None, "weights": {"run": low.id, "hash": low.hash}}
+    high = replace(high, config=again)
+    planted(tmp_path / "results", low, 0, 0.650)
+    planted(tmp_path / "results", high, 0, 0.652)
+    suite = make_suite(low, high)
+    widths = []
+    for spread in (0.001, 50.0):
+        test = decided(suite, tmp_path, spread=spread)[0].tests[0]
+        assert test.low is not None and test.high is not None
+        widths.append(test.high - test.low)
+    assert widths[0] == pytest.approx(widths[1], rel=1e-6)
+
+
+def test_divergence_decides_where_the_claim_is_that_training_fails(tmp_path: Path):
+    scaled = make_run("voc2011/scaled", (("at_once", "with scales"),))
+    plain = make_run("voc2011/plain", (("at_once", "without scales"),))
+    planted(tmp_path / "results", scaled, 0, 0.7)
+    folder = plain.directory(tmp_path / "results", 0)
+    told = {"config_hash": plain.hash, "update": 40, "updates": 300}
+    write(folder / "diverged.json", told)
+    suite = make_suite(scaled, plain)
+    test = decided(suite, tmp_path, "at-once")[0].tests[1]
+    assert test.verdict == "reproduced"
+    assert test.reason == "“without scales” diverged at update 40 of 300 (seed 0)"
+    write(folder / "diverged.json", {**told, "config_hash": "0" * 12})  # of another configuration
+    assert decided(suite, tmp_path, "at-once")[0].tests[1].verdict == "not run"
+    write(folder / "diverged.json", told)
+    planted(tmp_path / "results", plain, 0, 0.71)  # trained since
+    assert decided(suite, tmp_path, "at-once")[0].tests[1].verdict != "reproduced"
 
 
 def test_without_counts_of_the_images_nothing_is_decided(tmp_path: Path):
@@ -508,7 +618,8 @@ def test_subset_and_stale_are_marked(tmp_path: Path):
     metrics = json.loads((folder / "metrics.json").read_text())
     write(folder / "metrics.json", {**metrics, "subset": True, "config_hash": "0" * 12})
     view, _ = decided(make_suite(low, high), tmp_path)
-    assert view.tests[0].marks == ["one seed", "subset", "stale"]
+    marks = view.tests[0].marks
+    assert (marks[0], marks[-2:]) == ("one seed", ["subset", "stale"])
 
 
 # ---------------------------------------------------------------- other kinds of values
@@ -516,7 +627,7 @@ def test_subset_and_stale_are_marked(tmp_path: Path):
 
 def test_nothing_run_is_not_run_and_says_what_is_missing(tmp_path: Path):
     found = load_results(make_suite(), tmp_path / "results", [])
-    views, problems = decide(CLAIMS, TABLES, PAPER, found, True)
+    views, problems = decide(CLAIMS, TABLES, PAPER, found, True, 0.4)
     assert problems == []
     for view in views:
         assert view.verdict == ("by test" if view.claim.by_test else "not run"), view.claim.id
@@ -531,6 +642,11 @@ def test_other_data_are_not_set_against_the_papers_numbers(tmp_path: Path):
     assert view.verdict == "not run" and "paper's own data" in view.tests[0].reason
     view, _ = decided(make_suite(run), tmp_path, "worst-backbone")
     assert view.verdict != "not run" and view.tests[0].point is not None
+    folder = run.directory(tmp_path / "results", 0)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write(folder / "metrics.json", {**metrics, "subset": True})
+    view, _ = decided(make_suite(run), tmp_path, "worst-backbone")
+    assert view.verdict == "not run" and "these are subsets" in view.tests[0].reason
 
 
 @pytest.mark.parametrize(("ms", "verdict"), [(10.0, "reproduced"), (30.0, "not reproduced")])
@@ -562,18 +678,30 @@ def write_curve(folder: Path, losses: np.ndarray, images: int, seconds: float) -
 
 def test_curves_of_figure_5(tmp_path: Path):
     rows = ("full images", "50% sampling", "25% sampling")
-    runs = [make_run(f"voc2011/p{i}", (("figure5", row),)) for i, row in enumerate(rows)]
+    runs = [make_run(f"voc2011/p{i}", (("figure5", row),), (0, 1)) for i, row in enumerate(rows)]
     losses = 0.3 + np.exp(-np.arange(100) / 30)
+    results = tmp_path / "results"
     for i, run in enumerate(runs):
-        folder = planted(tmp_path / "results", run, 0, 0.6)
-        write_curve(folder, losses, 20 * 2**i, 2.0**i)
+        write_curve(planted(results, run, 0, 0.6), losses, 20 * 2**i, 2.0**i)
+    view, _ = decided(make_suite(*runs), tmp_path, "patches")
+    assert {test.verdict for test in view.tests} == {"inconclusive"}
+    assert "one seed" in view.tests[0].reason and view.tests[0].point == pytest.approx(1)
+    for i, run in enumerate(runs):
+        write_curve(planted(results, run, 1, 0.6), losses * 1.01, 20 * 2**i, 2.0**i)
     view, _ = decided(make_suite(*runs), tmp_path, "patches")
     assert view.verdict == "reproduced"
-    assert [round(test.point or 0, 6) for test in view.tests] == [1, 1, 2, 2, 4]
-    write_curve(runs[1].directory(tmp_path / "results", 0), losses * 1.5, 40, 2.0)
+    assert [round(test.point or 0, 6) for test in view.tests] == [1, 1, 2, 4, 2, 4]
+    for seed in (0, 1):
+        write_curve(runs[1].directory(results, seed), losses * 1.5, 40, 2.0)
     view, _ = decided(make_suite(*runs), tmp_path, "patches")
-    assert view.tests[0].verdict == "not reproduced" and view.tests[0].point == pytest.approx(1.5)
-    write_curve(runs[1].directory(tmp_path / "results", 0), losses + 5, 40, 2.0)
+    assert view.tests[0].verdict == "not reproduced"
+    assert view.tests[0].point == pytest.approx(1.5, rel=0.01)
+    write_curve(runs[1].directory(results, 0), losses, 40, 2.0)
+    write_curve(runs[1].directory(results, 1), losses + 5, 40, 2.0)
+    view, _ = decided(make_suite(*runs), tmp_path, "patches")
+    assert (view.tests[2].verdict, view.tests[3].verdict) == ("inconclusive", "reproduced")
+    assert "never reaches" in view.tests[2].reason
+    write_curve(runs[1].directory(results, 0), losses + 5, 40, 2.0)
     view, _ = decided(make_suite(*runs), tmp_path, "patches")
     assert view.tests[2].verdict == "not run" and "not measured" in view.tests[2].reason
 

@@ -265,9 +265,10 @@ def write_config(folder: Path, claims: dict[str, Any] | None = None) -> Path:
         shutil.copy(CONFIG / name, folder)
     (folder / "server_scores.yaml").write_text("[]")
     tolerances = {"more": {"above": 0, "why": "a direction"}}
+    spread = {"points": 0.4, "why": "a guess"}
     write(
         folder / "claims.yaml",
-        {"editions": {}, "tolerances": tolerances, "claims": claims or {}},
+        {"editions": {}, "spread": spread, "tolerances": tolerances, "claims": claims or {}},
     )
     return folder
 
@@ -1108,3 +1109,33 @@ def test_a_record_holds_the_numbers_and_neither_weights_nor_images_nor_places(tm
     with pytest.raises(UserError, match="no run"):
         publish(make_suite(), tmp_path / "nothing", tmp_path / "data", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_record_replaces_nothing_but_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, results = make_run("voc2011/a", (("table2", "FCN-32s"),)), tmp_path / "work/results"
+    write_result(results, run, 0, (0.9, 0.7, 0.6, 0.8))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/tables.html").write_text("a report is no record")
+
+    def record(out: Path) -> None:
+        publish(make_suite(run, bounds=False), results, tmp_path / "data", out)
+
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(results)
+    for out in ("mine", "file", "report", "work", "work/results", "work/results/record"):
+        with pytest.raises(UserError, match=f"--out {tmp_path / out}: "):
+            record(tmp_path / out)
+    with pytest.raises(UserError, match="the results"):
+        record(Path())
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    for out in ("new", "empty", "new"):
+        record(tmp_path / out)
+        assert (tmp_path / out / "tables.html").exists()
+    (run.directory(results, 0) / "metrics.json").write_text('{"tasks"')
+    with pytest.raises(UserError, match=r"metrics\.json: not valid JSON"):
+        record(tmp_path / "new")
+    assert (tmp_path / "new/tables.html").exists()

@@ -361,7 +361,7 @@ STATED: list[tuple[str, str, Any, str]] = [
             ("voc2011", "fcn16s", 1e-12),
             ("voc2011", "fcn8s", 1e-14),
             ("voc2011", "fcn8s-atonce", 1e-10),
-            ("voc2011", "alexnet-sbd", 1e-4),
+            ("voc2011", "alexnet-sbd-released", 1e-4),
             ("nyud", "rgb", 1e-10),
             ("nyud", "rgb-d", 1e-10),
             ("nyud", "hha", 1e-10),
@@ -380,7 +380,7 @@ STATED: list[tuple[str, str, Any, str]] = [
         for key, value in (("batch", 1), ("momentum", 0.99), ("normalize", False))
     ),
     ("voc2011/fcn8s-atonce", "images", 300_000, "the authors' solver (3.3)"),
-    ("voc2011/alexnet-sbd", "images", 2_000_000, "100,000 iterations of 20 (3.3)"),
+    ("voc2011/alexnet-sbd-released", "images", 2_000_000, "100,000 iterations of 20 (3.3)"),
     ("nyud/rgb", "images", 100_000, "50 x 2000 (3.3)"),
     ("siftflow/fcn8s", "images", 100_000, "50 x 2000 (3.3)"),
     ("pascal-context/fcn8s", "images", 400_000, "50 x 8000 (3.3)"),

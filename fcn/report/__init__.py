@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcn.files import write_text
-from fcn.report.claims import read_claims
+from fcn.files import alone_in, write_text
+from fcn.report.claims import assumed_spread, read_claims
 from fcn.report.exports import claim_records, to_csv, to_latex, to_markdown
 from fcn.report.page import banners, build_page
 from fcn.report.paper import parse_tables, read_paper
@@ -52,25 +52,28 @@ def render(
     paper = read_paper(config)
     tables = parse_tables(suite.tables)
     claims = read_claims(config, tables, paper)
-    found = load_results(suite, results, _server_scores(config))
-    decided, unusable = decide(claims, tables, paper, found, suite.compare)
-    found.problems += unusable
-    if not suite.compare:
-        tables = [
-            replace(table, columns=tuple(replace(c, compare=False) for c in table.columns))
-            for table in tables
-        ]
-    book = build_book(tables, paper, found)
-    html, problems = build_page(suite, paper, found, book, decided, data_dir, images)
-    notice = banners(suite, found)
-    texts = {
-        "tables.html": html,
-        "tables.csv": to_csv(claim_records(decided) + book.records),
-        "tables.md": to_markdown(suite.title, notice, decided, book.tables),
-        "tables.tex": to_latex(suite.title, notice, decided, book.tables),
-    }
-    for name, text in texts.items():
-        write_text(out / name, text)
+    with alone_in(out):  # so that of two renders at once the later sees what the earlier saw
+        found = load_results(suite, results, _server_scores(config))
+        decided, unusable = decide(
+            claims, tables, paper, found, suite.compare, assumed_spread(config)
+        )
+        found.problems += unusable
+        if not suite.compare:
+            tables = [
+                replace(table, columns=tuple(replace(c, compare=False) for c in table.columns))
+                for table in tables
+            ]
+        book = build_book(tables, paper, found)
+        html, problems = build_page(suite, paper, found, book, decided, data_dir, images)
+        notice = banners(suite, found)
+        texts = {
+            "tables.html": html,
+            "tables.csv": to_csv(claim_records(decided) + book.records),
+            "tables.md": to_markdown(suite.title, notice, decided, book.tables),
+            "tables.tex": to_latex(suite.title, notice, decided, book.tables),
+        }
+        for name, text in texts.items():
+            write_text(out / name, text)
     return {
         "suite": suite.name,
         "runs": len(found.runs),

@@ -1,8 +1,7 @@
 """How sure a score is: the same test images drawn again, for every run with the same weights.
 
-Two runs that were scored on the same images get the same resampled images, and two runs with the
-same seeds, which saw the training images in the same order, the same resampled seeds: the bootstrap
-of their difference is paired in both.
+Two runs that were scored on the same images get the same resampled images: the bootstrap of their
+difference is paired. What trainings differ by comes on top (``fcn.report.spread``).
 """
 
 import hashlib
@@ -21,7 +20,8 @@ Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
 LEVEL = 95  # percent of the draws that an interval holds
 
 
-def _generator(*parts: str) -> np.random.Generator:
+def generator(*parts: str) -> np.random.Generator:
+    """Random numbers that depend on ``parts`` alone."""
     digest = hashlib.sha256("\n".join(parts).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
@@ -32,7 +32,7 @@ def image_weights(ids: Sequence[str]) -> np.ndarray:
     A function of the ids alone: runs scored on the same images are resampled together.
     """
     n = len(ids)
-    drawn = _generator("images", *ids).integers(n, size=(DRAWS, n))
+    drawn = generator("images", *ids).integers(n, size=(DRAWS, n))
     drawn += n * np.arange(DRAWS)[:, None]
     return np.bincount(drawn.ravel(), minlength=DRAWS * n).reshape(DRAWS, n).astype(np.float64)
 
@@ -46,19 +46,19 @@ def _matrix(confusion: Any) -> np.ndarray:
     return matrix if matrix.ndim == 2 else np.zeros((0, 0))
 
 
-def combine_seeds(draws: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
-    """Draws (seeds, DRAWS) of the single seeds as draws (DRAWS,) of their mean.
+def mean_of_seeds(values: Sequence[float], seeds: Sequence[int]) -> np.ndarray:
+    """Draws (DRAWS,) of the mean of ``values``, one for each of at least two ``seeds``.
 
-    The seeds are drawn with replacement, by their numbers alone. The spread of n drawn seeds is
-    too small by (n - 1) / n, which is made up for.
+    Around the mean of the n values lies Student's t of n - 1 degrees of freedom with their sample
+    standard deviation over sqrt(n). It is made of factors of the single seeds that are drawn by
+    their numbers alone: what moves two runs alike at the same seed cancels in their difference.
     """
-    n = len(draws)
-    if n == 1:
-        return draws[0]
-    centre = draws.mean(0)
-    wider = centre + (draws - centre) * np.sqrt(n / (n - 1))
-    chosen = _generator("seeds", *map(str, seeds)).integers(n, size=(n, draws.shape[1]))
-    return np.take_along_axis(wider, chosen, 0).mean(0)
+    n = len(values)
+    random = generator("factors", *map(str, seeds))
+    factors = random.standard_normal((n, DRAWS))
+    factors -= factors.mean(0)  # their sum over values v_i: normal, of variance (n - 1) s^2
+    factors /= np.sqrt(n * random.chisquare(n - 1, DRAWS))
+    return np.mean(values) + (factors * np.array(values)[:, None]).sum(0)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -125,8 +125,9 @@ class Bootstrap:
     def draws(self, result: RunResult, origin: tuple[str, ...], rule: str) -> np.ndarray | None:
         """Draws (DRAWS,) of a column's mean over seeds, in the unit of the file.
 
-        None where the column is no metric of a confusion matrix, where its average needs more
-        than the counts per image (``objects``), or where a counted seed lacks such counts.
+        Over the test images alone. None where the column is no metric of a confusion matrix, where
+        its average needs more than the counts per image (``objects``), or where a counted seed
+        lacks such counts.
         """
         metric = origin[-1] if origin else ""
         if origin[:2] != ("metrics", "tasks") or metric not in METRICS or rule == "objects":
@@ -135,4 +136,4 @@ class Bootstrap:
         if not counts or any(of_seed is None for of_seed in counts):
             return None
         draws = [average(metric, *of_seed, rule) for of_seed in counts if of_seed]
-        return combine_seeds(np.stack(draws), [seed.seed for seed in result.counted])
+        return np.asarray(np.mean(draws, axis=0))

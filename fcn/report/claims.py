@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,7 @@ class Test:
     measure: Measure
     unit: str
     expect: Tolerance
+    diverged: dict[str, str] = field(default_factory=dict)  # letter: verdict if its run diverges
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,12 @@ class _Reader:
             letter: self.value(value, test, f"{where}.values.{letter}")
             for letter, value in test["values"].items()
         }
-        return Test(test["what"], values, measure, test.get("unit", "points"), tolerance)
+        diverged = test.get("diverged", {})
+        if not set(diverged) <= set(values):
+            odd = ", ".join(sorted(set(diverged) - set(values)))
+            raise self.fail(where, f"diverged names letters that are no values: {odd}.")
+        unit = test.get("unit", "points")
+        return Test(test["what"], values, measure, unit, tolerance, diverged)
 
     def value(self, value: Any, test: Mapping[str, Any], where: str) -> Value:
         if isinstance(value, str):
@@ -278,6 +284,11 @@ class _Reader:
             of=cost.get("of"),
             at=cost.get("at", 0.0),
         )
+
+
+def assumed_spread(folder: Path) -> float:
+    """Points between trainings of one net that differ in their seed, of ``claims.yaml``."""
+    return float(read_yaml(folder / "claims.yaml")["spread"]["points"])
 
 
 def read_claims(folder: Path, tables: list[Table], paper: Paper) -> list[Claim]:

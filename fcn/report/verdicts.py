@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fcn.errors import UserError
-from fcn.report.bootstrap import DRAWS, Bootstrap, combine_seeds, interval
+from fcn.report.bootstrap import Bootstrap, interval, mean_of_seeds
 from fcn.report.claims import Claim, Test, Value
 from fcn.report.paper import Column, Paper, Table
 from fcn.report.results import (
@@ -18,6 +18,7 @@ from fcn.report.results import (
     mean_and_std,
     read_curve,
 )
+from fcn.report.spread import Spread, between_seeds
 from fcn.report.tables import MINUS, feeding, number, signed
 
 VERDICTS = (
@@ -36,13 +37,15 @@ SMOOTH = 3  # rows of loss.csv, 20 updates each, that are averaged before a leve
 class Sample:
     """A value as measured; ``draws`` (DRAWS,) where its spread is known, ``why`` where it is not.
 
-    ``undecided``: it has a spread over test images that cannot be computed here.
+    ``undecided``: it has a spread that cannot be computed here. ``spread``: that between
+    seeds, where it was taken from other runs alone.
     """
 
     point: float
     draws: np.ndarray | None = None
     runs: list[RunResult] = field(default_factory=list)
     undecided: str = ""
+    spread: Spread | None = None
 
 
 @dataclass
@@ -130,7 +133,9 @@ class _Decider:
     results: Results
     compare: bool
     bootstrap: Bootstrap
+    assumed: float
     _feeding: dict[str, dict[str, list[RunResult]]] = field(default_factory=dict)
+    _spreads: dict[tuple[object, ...], Spread | None] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ the papers' side
 
@@ -191,12 +196,16 @@ class _Decider:
 
     # ------------------------------------------------------------------ our side
 
-    def runs(self, value: Value) -> list[RunResult]:
-        """The runs with a result that fill the row of a value, in the suite's order."""
+    def entries(self, value: Value) -> list[RunResult]:
+        """The runs that fill the row of a value, in the suite's order."""
         table = str(value.table)
         if table not in self._feeding:
             self._feeding[table] = feeding(self.results, table)
-        return [run for run in self._feeding[table].get(str(value.row), []) if run.counted]
+        return self._feeding[table].get(str(value.row), [])
+
+    def runs(self, value: Value) -> list[RunResult]:
+        """Those of them with a result."""
+        return [run for run in self.entries(value) if run.counted]
 
     def column(self, value: Value) -> Column | None:
         columns = self.tables[str(value.table)].columns
@@ -211,9 +220,9 @@ class _Decider:
         """
         fixed: dict[str, Sample] = {}
         choices: dict[str, list[tuple[RunResult, list[float]]]] = {}
+        if self.of_the_paper(test) and not self.compare:
+            return "needs the paper's own data"
         for letter, value in test.values.items():
-            if (value.paper or value.bounds == "distance") and not self.compare:
-                return "needs the paper's own data"
             sample = self.fixed(value)
             if sample is not None:
                 fixed[letter] = sample
@@ -240,7 +249,14 @@ class _Decider:
             if not self.measured(value, part):  # of a seed that the others lack
                 part = run
             samples[letter] = self.sample(value, part, self.measured(value, part))
+        if self.of_the_paper(test) and any(run.subset for run in chosen.values()):
+            return "needs the paper's own data, these are subsets"
         return samples
+
+    @staticmethod
+    def of_the_paper(test: Test) -> bool:
+        """Is a number of the paper set against ours?"""
+        return any(value.paper or value.bounds == "distance" for value in test.values.values())
 
     def fixed(self, value: Value) -> Sample | None:
         """A value that belongs to no run."""
@@ -304,12 +320,47 @@ class _Decider:
         point, _ = mean_and_std(values)
         assert point is not None
         origin, scale, rule = self.column_of(value)
+        seeds = [seed.seed for seed in run.counted]
+        if value.loss or value.axis:
+            if len(values) < len(seeds):
+                return Sample(point, None, [run], "the curve of a seed never reaches that loss")
+            if len(values) < 2:
+                return Sample(point, None, [run], "one seed tells nothing of another's loss curve")
+            return Sample(point, mean_of_seeds(values, seeds), [run])
         if origin[:1] != ("metrics",):
-            return Sample(point, _over_seeds(values, run), [run])
+            return Sample(point, None, [run])  # a time, a count: the same for every seed
         draws = self.bootstrap.draws(run, origin, rule)
         if draws is None:
             return Sample(point, None, [run], "no counts per image, so no interval")
-        return Sample(point, draws * scale, [run])
+        draws = draws * scale
+        weights = self.results.weights_of(run)
+        if not weights:
+            return Sample(point, draws, [run])
+        spread = self.spread(value, run)
+        if spread is None:
+            return Sample(point, None, [run], "no run here has two seeds")
+        draws = draws + spread.draws(weights, seeds)
+        return Sample(point, draws, [run], spread=spread if len(seeds) < 2 else None)
+
+    def spread(self, value: Value, run: RunResult) -> Spread | None:
+        """What seeds do to a column on the test set of a run.
+
+        Where no run there has two, what ``claims.yaml`` assumes for the paper's own data.
+        """
+        origin, scale, rule = self.column_of(value)
+        key = (_test_set(run), origin, rule)
+        if key not in self._spreads:
+            scores: dict[str, dict[int, float]] = {}
+            for other in self.results.runs.values():
+                own = self.results.weights_of(other) == other.run.id
+                if own and _test_set(other) == _test_set(run):
+                    found = {seed.seed: seed.number(origin, rule) for seed in other.counted}
+                    scores[other.run.id] = {
+                        seed: number * scale for seed, number in found.items() if number is not None
+                    }
+            self._spreads[key] = between_seeds(scores)
+        assumed = Spread(self.assumed) if self.compare and not run.subset else None
+        return self._spreads[key] or assumed
 
     def of_curves(self, value: Value, run: RunResult) -> list[float]:
         values = []
@@ -346,6 +397,14 @@ class _Decider:
 
     # ------------------------------------------------------------------ verdicts
 
+    def divergence(self, value: Value) -> str:
+        """Which training of a row diverged, as a sentence; empty where none did."""
+        for run in self.entries(value):
+            for seed in run.seeds:
+                if seed.diverged:
+                    return f"“{value.name}” {seed.failure} (seed {seed.seed})"
+        return ""
+
     def decide(self, test: Test) -> TestView:
         paper: dict[str, list[str]] = {}
         view = TestView(test, "not run", "", [])
@@ -353,6 +412,10 @@ class _Decider:
             paper.setdefault(view.text(point), []).append(label)
         view.paper = [(text, " = ".join(labels)) for text, labels in paper.items()]
         view.tables = list(dict.fromkeys(v.table for v in test.values.values() if v.table))
+        for letter, verdict in test.diverged.items():
+            if told := self.divergence(test.values[letter]):
+                view.verdict, view.reason = verdict, told
+                return view
         samples = self.samples(test)
         if isinstance(samples, str):
             view.reason = samples
@@ -393,14 +456,6 @@ def _test_set(run: RunResult) -> tuple[str, str]:
     return test["dataset"], test["split"]
 
 
-def _over_seeds(values: list[float], run: RunResult) -> np.ndarray | None:
-    """Draws of the mean over seeds; None from one seed, which has no spread."""
-    if len(values) < 2:
-        return None
-    draws = np.repeat(np.array(values)[:, None], DRAWS, axis=1)
-    return combine_seeds(draws, [seed.seed for seed in run.counted])
-
-
 def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[SMOOTH - 1 :], np.convolve(y, np.ones(SMOOTH) / SMOOTH, "valid")
 
@@ -437,6 +492,9 @@ def _marks(runs: list[RunResult], drawn: list[Sample]) -> list[str]:
     seeds = min((len(run.counted) for run in runs), default=0)
     if seeds:
         marks.append(ONE_SEED if seeds == 1 else f"{seeds} seeds")
+    if known := [s.spread for s in drawn if s.spread]:
+        total = max(np.hypot(spread.own, spread.common) for spread in known)
+        marks.append(f"seeds taken to differ by {total:.1f} points")
     if any(run.subset for run in runs):
         marks.append("subset")
     if any(run.stale for run in runs):
@@ -458,23 +516,32 @@ def _whole(tests: list[TestView]) -> str:
 
 
 def decide(
-    claims: list[Claim], tables: list[Table], paper: Paper, results: Results, compare: bool
+    claims: list[Claim],
+    tables: list[Table],
+    paper: Paper,
+    results: Results,
+    compare: bool,
+    spread: float,
 ) -> tuple[list[ClaimView], list[str]]:
     """Decide every claim from the results that exist.
 
     A test holds when the whole interval of its measure lies within its tolerance, fails when the
     whole interval lies outside, and is inconclusive between. Test images are drawn again, with the
-    same draw for every run that was scored on them (a paired bootstrap), and so are seeds.
+    same draw for every run that was scored on them (a paired bootstrap). To it comes what trainings
+    differ by, from the seeds of all runs on these test images; where none has two, a test is
+    inconclusive.
 
     Args:
         compare: whether the runs are on the paper's data; if not, tests that need a number of the
             paper are left out.
+        spread: points of a metric between seeds that are assumed for the paper's own data where no
+            run has two seeds.
 
     Returns:
         a view for each claim, and the files that could not be used, as sentences.
     """
     bootstrap = Bootstrap(results)
-    decider = _Decider({t.id: t for t in tables}, paper, results, compare, bootstrap)
+    decider = _Decider({t.id: t for t in tables}, paper, results, compare, bootstrap, spread)
     views = []
     for claim in claims:
         tests = [decider.decide(test) for test in claim.tests]
