@@ -281,6 +281,12 @@ def server_scores(path: Path = CONFIG / "server_scores.yaml") -> list[dict[str, 
     for i, entry in enumerate(entries):
         if entry["table"] not in tables:
             raise UserError(f"{path}: {i}.table: {unknown('table', entry['table'], tables)}")
+        columns = tables[entry["table"]].get("columns", {}).values()
+        if not any(column.get("from", "").startswith("server.") for column in columns):
+            raise UserError(
+                f"{path}: {i}.table: {entry['table']} shows no score of the server; take table3 or "
+                "pami_table4."
+            )
         rows = [row["name"] for row in tables[entry["table"]]["rows"]]
         if entry["row"] not in rows:
             raise UserError(f"{path}: {i}.row: {unknown('row', entry['row'], rows)}")

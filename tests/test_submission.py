@@ -420,7 +420,9 @@ def test_scores_are_read(tmp_path):
     [
         ({"table": "pami_tabel4"}, "0.table: no table 'pami_tabel4'; did you mean pami_table4"),
         ({"row": "FCN-8"}, "0.row: no row 'FCN-8'; did you mean FCN-8s"),
+        ({"table": "table1"}, "0.table: table1 shows no score of the server"),
         ({"voc2012_test": 101}, "0.voc2012_test"),
+        ({"voc2012_test": 0.622}, "62.2, not 0.622"),
         ({"voc2012_test": "67"}, "is not a number"),
         ({"voc2012_test": None}, "is not a number"),
         ({"date": "January"}, "not of an allowed form"),
