@@ -258,12 +258,14 @@ def test_resampled_test_sets_are_test_sets():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 1000))
-def test_a_mean_over_seeds_has_students_interval(n: int, seed: int):
+def test_a_mean_over_seeds_has_students_distribution(n: int, seed: int):
     values = np.random.default_rng(seed).normal(size=n)
-    low, high = interval(mean_of_seeds(list(values), range(seed, seed + n)))
-    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
-    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.35 * half)
-    assert (high - low) / 2 == pytest.approx(half, rel=0.35)
+    away = mean_of_seeds(list(values), range(seed, seed + n)) - values.mean()
+    error = values.std(ddof=1) / math.sqrt(n)
+    for level in (0.5, 0.8, 0.95):
+        inside = np.mean(abs(away) < stats.t.ppf((1 + level) / 2, n - 1) * error)
+        assert abs(inside - level) < 5 * math.sqrt(level * (1 - level) / DRAWS)
+    assert abs(np.mean(away > 0) - 0.5) < 5 * 0.5 / math.sqrt(DRAWS)
 
 
 def test_what_moves_two_runs_alike_cancels_in_their_difference():

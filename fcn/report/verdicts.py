@@ -35,10 +35,10 @@ SMOOTH = 3  # rows of loss.csv, 20 updates each, that are averaged before a leve
 
 @dataclass
 class Sample:
-    """A value as measured; ``draws`` (DRAWS,) where its spread is known, ``why`` where it is not.
+    """A value as measured; ``draws`` (DRAWS,) where it has a spread that is known.
 
-    ``undecided``: it has a spread that cannot be computed here. ``spread``: that between
-    seeds, where it was taken from other runs alone.
+    ``undecided``: why its spread cannot be computed here. ``spread``: that between seeds, where it
+    was taken from other runs alone.
     """
 
     point: float
