@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fcn.device import arithmetic
 from fcn.errors import UserError
 from fcn.files import write_json
+from fcn.nets.conv import ConvReLU
 from fcn.nets.geometry import cells_after
 from fcn.nets.trunks import build_trunk
 from fcn.provenance import Clock
@@ -61,6 +62,8 @@ def classifier_nets(
             if name == "fc6":
                 connected.append(nn.Flatten())
             connected.append(_fully_connected(layer))
+            if isinstance(layer, ConvReLU):
+                connected.append(nn.ReLU(inplace=True))
         else:
             connected.append(layer)
     return nn.Sequential(*connected).eval(), nn.Sequential(*layers.values()).eval()

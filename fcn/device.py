@@ -100,6 +100,11 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
     The backward pass belongs outside of it, but inside ``tf32``.
     """
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    autocast = torch.autocast(
+        device.type,
+        torch.bfloat16,
+        enabled=precision == "bf16",
+        cache_enabled=device.type != "cuda",  # a graph would read weights that the cache dropped
+    )
     with tf32(precision == "tf32"), autocast:
         yield

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fcn.data.stream import loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
 from fcn.files import atomic_file, read_json, write_json
+from fcn.graphs import Graphs, on_stream
 from fcn.inputs import input_names, net_input
 from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
@@ -37,21 +39,36 @@ class Evaluation:
     seconds: float
 
 
-def score_maps(net: FCN, x: Tensor, run: Run) -> dict[str, Tensor]:
+def score_maps(net: FCN, run: Run, x: Tensor) -> dict[str, Tensor]:
     """(N, classes, H, W) scores of a batch by label set, as the run infers: ``inference``."""
     dense = run.config.get("inference")
     return net(x) if dense is None else dense_scores(net, x, **dense)
 
 
-def label(net: FCN, batch: dict[str, Any], run: Run, device: torch.device) -> dict[str, Tensor]:
+def _labels(net: FCN, run: Run, x: Tensor) -> dict[str, Tensor]:
     """(N, H, W) uint8 labels of a batch by label set: the argmax of the scores, at image size."""
-    scores = score_maps(net, net_input(batch, run, device, "test"), run)
+    scores = score_maps(net, run, x)
     return {task: scores[task].argmax(1).to(torch.uint8) for task in run.labels}
 
 
 def inference_net(net: FCN, run: Run, precision: str) -> FCN:
-    """``net``, whose weights stay as they are, as a run labels images with it: for ``label``."""
+    """``net``, whose weights stay as they are, as a run labels images with it."""
     return net if "inference" in run.config else for_inference(net, precision)
+
+
+class BatchLabeller:
+    """Labels batches of a data set as a run infers, with weights that stay as they are.
+
+    To be called under ``arithmetic`` and, on a GPU, ``on_stream``; the labels (N, H, W) uint8 by
+    label set are good until the next call.
+    """
+
+    def __init__(self, net: FCN, run: Run, device: torch.device, precision: str) -> None:
+        self.run, self.device = run, device
+        self._labels = Graphs(partial(_labels, inference_net(net, run, precision), run), device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return self._labels(net_input(batch, self.run, self.device, "test"))
 
 
 def evaluate(
@@ -75,11 +92,16 @@ def evaluate(
     net.eval()
     started = time.perf_counter()
     groups = [[i] for i in range(len(dataset))]
-    fixed = inference_net(net, run, precision)
+    labeller = BatchLabeller(net, run, device, precision)
     kept: Future[None] | None = None
-    with torch.inference_mode(), arithmetic(precision, device), ThreadPoolExecutor(1) as pool:
+    with (
+        torch.inference_mode(),
+        on_stream(device),
+        arithmetic(precision, device),
+        ThreadPoolExecutor(1) as pool,
+    ):
         for batch in progress(loader(dataset, groups, workers, device.type == "cuda")):
-            labels = label(fixed, batch, run, device)
+            labels = labeller(batch)
             for task, matrix in matrices.items():
                 matrix.update(batch[task].to(device, non_blocking=True), labels[task])
             if keep:

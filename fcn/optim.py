@@ -11,7 +11,7 @@ changes the rate, ``b`` is rescaled so that ``v``, not ``b``, is carried over, a
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fcn.nets.fcn import FCN
 
@@ -45,22 +45,38 @@ def _of_biases(recipe: dict[str, Any], key: str, score: bool) -> float:
 
 
 class CaffeSGD:
-    """Caffe's update over the parameters of a net."""
+    """Caffe's update over the parameters of a net.
+
+    ``set_rate`` is for the host; ``step`` and ``gather`` never wait for a GPU and can be recorded
+    as part of a graph (``fcn.graphs``), which reads the rate from the device.
+    """
 
     def __init__(self, net: FCN, recipe: dict[str, Any]) -> None:
         self.groups = parameter_groups(net, recipe)
         for group in self.groups:
             group["buffers"] = [torch.zeros_like(p) for p in group["params"]]
+            device = group["params"][0].device
+            group["lr"] = torch.zeros((), device=device) if device.type == "cuda" else 0.0
         self.momentum = float(recipe["momentum"])
         self.rate: float | None = None
+        self._sums: dict[nn.Parameter, Tensor] = {}  # of an update's gradients
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps that follow."""
+        if rate == self.rate:
+            return
+        for group in self.groups:
+            if self.rate is not None:
+                torch._foreach_mul_(group["buffers"], self.rate / rate)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * group["rate"])
+            else:
+                group["lr"] = rate * group["rate"]
+        self.rate = rate
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Update with the learning rate ``rate`` and clear the gradients."""
-        if self.rate is not None and rate != self.rate:
-            for group in self.groups:
-                torch._foreach_mul_(group["buffers"], self.rate / rate)
-        self.rate = rate
+    def step(self) -> None:
+        """Update by the gradients that the parameters hold, and clear them."""
         for group in self.groups:
             taken = [i for i, p in enumerate(group["params"]) if p.grad is not None]
             parameters = [group["params"][i] for i in taken]
@@ -72,7 +88,7 @@ class CaffeSGD:
                 [group["buffers"][i] for i in taken] if self.momentum else [],
                 weight_decay=group["weight_decay"],
                 momentum=self.momentum,
-                lr=rate * group["rate"],
+                lr=group["lr"],
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
@@ -81,6 +97,24 @@ class CaffeSGD:
             for parameter in parameters:
                 parameter.grad = None
 
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Add the gradients that the parameters hold to those of the update, and clear them."""
+        taken = [p for group in self.groups for p in group["params"] if p.grad is not None]
+        if not self._sums:
+            self._sums = {p: torch.zeros_like(p) for p in taken}
+        torch._foreach_add_([self._sums[p] for p in taken], [p.grad for p in taken])
+        for parameter in taken:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step_gathered(self) -> None:
+        """``step`` by the sums of what was gathered since the last update."""
+        for parameter, total in self._sums.items():
+            parameter.grad = total
+        self.step()
+        torch._foreach_zero_(list(self._sums.values()))
+
     def state_dict(self) -> dict[str, Any]:
         return {"buffers": [group["buffers"] for group in self.groups], "rate": self.rate}
 
@@ -88,10 +122,12 @@ class CaffeSGD:
         for group, buffers in zip(self.groups, state["buffers"], strict=True):
             for own, stored in zip(group["buffers"], buffers, strict=True):
                 own.copy_(stored)
-        self.rate = state["rate"]
+        if state["rate"] is not None:
+            self.rate = None  # the buffers are of this rate already
+            self.set_rate(state["rate"])
 
 
-def _laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
     """The fused operation walks through memory: a gradient must lie there as its parameter."""
     if gradient.stride() == parameter.stride():
         return gradient

@@ -20,8 +20,9 @@ from fcn.data.labels import label_png, voc_palette
 from fcn.data.stream import loader
 from fcn.device import arithmetic
 from fcn.errors import UserError
-from fcn.evaluate import check_sizes, inference_net, label
+from fcn.evaluate import BatchLabeller, check_sizes
 from fcn.files import atomic_file, digest, read_json, write_json
+from fcn.graphs import on_stream
 from fcn.inputs import input_names
 from fcn.nets import build
 from fcn.provenance import Clock
@@ -117,16 +118,15 @@ def submit(
     net.eval().to(device).to(memory_format=torch.channels_last)
     check_sizes(net, dataset)
     precision = (run.config["recipe"] or {"precision": "fp32"})["precision"]
-    fixed = inference_net(net, run, precision)
+    labeller = BatchLabeller(net, run, device, precision)
 
     def labelled() -> Iterator[tuple[str, np.ndarray]]:
         batches = loader(dataset, [[i] for i in range(len(dataset))], workers, False)
-        with torch.inference_mode(), arithmetic(precision, device):
+        with torch.inference_mode(), on_stream(device), arithmetic(precision, device):
             for batch in tqdm(
                 batches, run.id, len(dataset), unit="img", mininterval=1.0, dynamic_ncols=True
             ):
-                labels = label(fixed, batch, run, device)["semantic"]
-                yield batch["id"][0], labels[0].cpu().numpy()
+                yield batch["id"][0], labeller(batch)["semantic"][0].cpu().numpy()
 
     number = competition(run, runs, year)
     with atomic_file(out) as temporary:

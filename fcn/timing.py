@@ -3,14 +3,16 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fcn.device import arithmetic
-from fcn.evaluate import label, score_maps
+from fcn.evaluate import BatchLabeller, inference_net, score_maps
 from fcn.files import read_json, write_json
+from fcn.graphs import AFTER, Graphs, on_stream
 from fcn.inputs import input_names, net_input
 from fcn.nets import CHANNELS, build
 from fcn.provenance import Clock
@@ -62,9 +64,10 @@ def time_run(
 ) -> dict[str, Any]:
     """Time the forward pass of a run's net, upsampling included, on one image; timing.json.
 
-    A run that infers by shift-and-stitch or rarefaction is timed so.
+    Computed as evaluation does (on a GPU replayed from a graph), by shift-and-stitch or rarefaction
+    where the run infers so.
 
-    ``paper``: mean of 20 trials, fp32, after one call that allocates; the image is on the device.
+    ``paper``: mean of 20 trials, fp32, after the calls that prepare; the image is on the device.
     ``synchronised``: warm, median and spread. ``with_transfer`` adds preprocessing of a uint8
     image in host memory, the argmax and its way back. Weights do not matter to the time.
     """
@@ -81,17 +84,20 @@ def time_run(
     host["semantic"] = noise(*size)  # where the input is masked
     x = net_input(host, run, device, "test")
 
-    def forward() -> dict[str, torch.Tensor]:
-        return score_maps(net, x, run)
+    def forward(precision: str) -> Callable[[], object]:
+        scores = partial(score_maps, inference_net(net, run, precision), run)
+        return partial(Graphs(scores, device), x)
 
-    def labels() -> list[torch.Tensor]:
-        return [values.cpu() for values in label(net, host, run, device).values()]
+    def labels(precision: str) -> Callable[[], object]:
+        labeller = BatchLabeller(net, run, device, precision)
+        return lambda: [values.cpu() for values in labeller(host).values()]
 
     few = max(3, trials // 5)
     protocols: dict[str, Any] = {}
-    with torch.inference_mode():
-        plan: list[tuple[str, Callable[[], object], str, int, int, bool]]
-        plan = [("paper", forward, "fp32", 1, PAPER_TRIALS, False)]
+    with torch.inference_mode(), on_stream(device):
+        plan: list[tuple[str, Callable[[str], Callable[[], object]], str, int, int, bool]]
+        prepared = AFTER if device.type == "cuda" else 1
+        plan = [("paper", forward, "fp32", prepared, PAPER_TRIALS, False)]
         precisions = ["fp32"] + (["tf32", "bf16"] if device.type == "cuda" else ["bf16"])
         for precision in precisions:
             mark = "" if precision == "fp32" else f"_{precision}"
@@ -99,9 +105,9 @@ def time_run(
                 (f"synchronised{mark}", forward, precision, min(WARMUP, few), trials, False)
             )
             plan.append((f"with_transfer{mark}", labels, precision, min(WARMUP, few), trials, True))
-        for name, call, precision, warmup, count, transfer in plan:
+        for name, made, precision, warmup, count, transfer in plan:
             with arithmetic(precision, device):
-                protocols[name] = measure(call, device, warmup, count) | {
+                protocols[name] = measure(made(precision), device, warmup, count) | {
                     "precision": precision,
                     "device": str(device),
                     "includes_transfer": transfer,

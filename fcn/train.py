@@ -17,6 +17,7 @@ from fcn.device import arithmetic, tf32
 from fcn.errors import UserError
 from fcn.evaluate import check_sizes, evaluate, load_set
 from fcn.files import atomic_file, digest, read_json, write_json
+from fcn.graphs import Graphs, on_stream
 from fcn.inputs import class_weights, count_pixels, net_input
 from fcn.loss import batch_loss
 from fcn.nets import FCN, build
@@ -74,6 +75,8 @@ class Training:
         # As many updates as the images allow at p = 1: Figure 5 compares per update.
         self.updates = max(1, recipe["images"] // recipe["batch"])
         self.optimizer = CaffeSGD(net, recipe)
+        self.whole = Graphs(self._whole, device)  # an update of one group of images
+        self.part = Graphs(self._part, device)  # one of several groups
         self.update = 0
         self.seconds = 0.0
         self.waited = 0.0  # seconds of them in which the loop waited for images
@@ -149,32 +152,54 @@ class Training:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         return True
 
+    def _passes(self, image: Tensor, *truths: Tensor) -> Tensor:
+        """Forward and backward of a group of images.
+
+        Returns:
+            (2,) float64: its summed loss and its valid pixels.
+        """
+        with arithmetic(self.recipe["precision"], self.device):
+            scores = self.net(image)
+        objective: Tensor | float = 0.0
+        seen = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for task, truth in zip(self.run.labels, truths, strict=True):
+            part, summed, valid = batch_loss(
+                scores[task],
+                truth,
+                self.recipe["loss"],
+                self.recipe["normalize"],
+                self.class_weights.get(task),
+            )
+            objective = objective + part
+            seen += torch.stack([summed.double(), valid.double()])
+        assert isinstance(objective, Tensor)
+        (objective / self.batch).backward()
+        return seen
+
+    def _whole(self, image: Tensor, *truths: Tensor) -> Tensor:
+        seen = self._passes(image, *truths)
+        self.optimizer.step()
+        return seen
+
+    def _part(self, image: Tensor, *truths: Tensor) -> Tensor:
+        seen = self._passes(image, *truths)
+        self.optimizer.gather()
+        return seen
+
     def step(self, batches: Any) -> None:
         """One update from the groups of images that belong to it."""
-        for _ in self.groups[self.update]:
+        groups = self.groups[self.update]
+        self.optimizer.set_rate(learning_rate(self.recipe, self.update, self.updates))
+        slot = self.losses[self.update % LOG_EVERY]
+        for _ in groups:
             asked = time.perf_counter()
             batch = next(batches)
             self.waited += time.perf_counter() - asked
-            x = net_input(batch, self.run, self.device, "train")
-            with arithmetic(self.recipe["precision"], self.device):
-                scores = self.net(x)
-            objective: Tensor | float = 0.0
-            for task in self.run.labels:
-                truth = batch[task].to(self.device, non_blocking=True)
-                part, summed, valid = batch_loss(
-                    scores[task],
-                    truth,
-                    self.recipe["loss"],
-                    self.recipe["normalize"],
-                    self.class_weights.get(task),
-                )
-                objective = objective + part
-                slot = self.losses[self.update % LOG_EVERY]
-                slot[0] += summed
-                slot[1] += valid
-            assert isinstance(objective, Tensor)
-            (objective / self.batch).backward()
-        self.optimizer.step(learning_rate(self.recipe, self.update, self.updates))
+            image = net_input(batch, self.run, self.device, "train")
+            truths = [batch[task].to(self.device, non_blocking=True) for task in self.run.labels]
+            slot += (self.whole if len(groups) == 1 else self.part)(image, *truths)
+        if len(groups) > 1:
+            self.optimizer.step_gathered()
         self.update += 1
 
     def log(self, started: float) -> float:
@@ -283,7 +308,7 @@ def train(
         evidence = folder / "diverged.json"
         evidence.unlink(missing_ok=True)
         try:
-            finished = _loop(training, data_dir, workers, stop_after)
+            finished = run_loop(training, data_dir, workers, stop_after)
         except Diverged as error:
             found = {
                 "run": run.name,
@@ -356,7 +381,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | None) -> bool:
+def run_loop(training: Training, data_dir: Path, workers: int, stop_after: int | None) -> bool:
     """Run to the end, or to ``stop_after`` updates; True at the end."""
     recipe, run, device = training.recipe, training.run, training.device
     if training.restore():
@@ -377,7 +402,8 @@ def _loop(training: Training, data_dir: Path, workers: int, stop_after: int | No
         dynamic_ncols=True,
     )
     first = training.update
-    with bar, tf32(recipe["precision"] == "tf32"):  # which backward passes need
+    # Backward passes need to know of TF32 too.
+    with bar, on_stream(device), tf32(recipe["precision"] == "tf32"):
         while training.update < training.updates:
             training.step(batches)
             bar.update(training.batch)

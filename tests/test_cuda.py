@@ -1,5 +1,6 @@
 """What only a GPU shows: every stage in each precision, and the CPU's numbers from it."""
 
+import copy
 import subprocess
 import sys
 
@@ -10,8 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fcn.__main__ import main
-from fcn.device import chosen, tf32
+from fcn.device import arithmetic, chosen, tf32
 from fcn.evaluate import evaluate_run
+from fcn.graphs import Graphs, on_stream
+from fcn.nets import build
+from fcn.nets.conv import ConvReLU
+from fcn.nets.padded import for_inference
 from fcn.nets.upsample import _Transposed
 from fcn.schema import ROOT
 from fcn.timing import time_run
@@ -24,6 +29,12 @@ pytestmark = pytest.mark.skipif(
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 NET = {"base": "slim", "score_init": "random", "interpolation": "learned"}
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}  # of a loss, after some updates
+
+
+@pytest.fixture(autouse=True)
+def graphs_early(monkeypatch):
+    """Few updates are enough for graphs to take part."""
+    monkeypatch.setattr("fcn.graphs.AFTER", 2)
 
 
 def recipe(precision, **change):
@@ -70,6 +81,85 @@ def test_losses_are_the_cpus(make_run, data_dir, tmp_path, precision):
         losses.append(np.loadtxt(table, delimiter=",", skiprows=1)[:, 3])
     assert len(losses[0]) == 2
     np.testing.assert_allclose(losses[1], losses[0], rtol=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("change", [{"canvas": 64, "batch": 1}, {"batch": 4}])
+def test_graphs_train_as_calls_do(make_run, data_dir, tmp_path, monkeypatch, change):
+    """One group an update, recorded with the optimiser, and (JoinedSet of two sizes) several."""
+    net = {**NET, "dropout": 0.0}
+    run = make_run(
+        net=net,
+        train=["tiny/train", "square/train"],
+        recipe=recipe("fp32", images=96, learning_rate=1e-3, **change),
+    )
+    replays, weights = [], []
+    replay = torch.cuda.CUDAGraph.replay
+
+    def counted(graph):
+        replays.append(graph)
+        replay(graph)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+    for after in (2, 10**9):
+        monkeypatch.setattr("fcn.graphs.AFTER", after)
+        results = tmp_path / str(after)
+        train(run, 0, device=GPU, data_dir=data_dir, results=results)
+        weights.append(read(run.directory(results, 0) / "model.safetensors")[0])
+        assert len(replays) > 20
+    for name, found in weights[0].items():
+        moved = (weights[1][name] - found).abs().max()
+        assert moved <= 1e-4 * weights[1][name].abs().max() + 1e-7, name
+
+
+def test_dropout_is_drawn_anew_in_a_graph():
+    layer = torch.nn.Dropout(0.5)
+    drawn = Graphs(lambda x: layer(x), GPU)
+    with on_stream(GPU):
+        seen = {drawn(torch.ones(64, device=GPU)).cpu().numpy().tobytes() for _ in range(8)}
+    assert len(seen) == 8
+
+
+def test_a_graph_keeps_what_caches_drop(make_run, data_dir):
+    run = make_run(net=NET, weights="none", recipe="none")
+    net = build(run.config["net"], {"semantic": 4}).to(GPU).eval()
+    fast = for_inference(net)
+    x = torch.randn(2, 3, 64, 96, device=GPU)
+    replayed = Graphs(lambda x: fast(x)["semantic"], GPU)
+    with torch.inference_mode(), on_stream(GPU):
+        first = replayed(x).clone()
+        replayed(x)
+        for module in fast.modules():
+            for cache in ("_matrices", "_quiet"):
+                getattr(module, cache, {}).clear()
+        filler = [torch.full((64, 64), torch.nan, device=GPU) for _ in range(4096)]
+        assert torch.equal(replayed(x), first) and filler
+
+
+@pytest.mark.parametrize(("channels", "stride", "dilation"), [(8, 1, 1), (16, 2, 1), (24, 1, 2)])
+def test_a_fused_rectifier_is_the_plain_one(channels, stride, dilation):
+    """Values and gradients in bfloat16, against float64 from the same rounded numbers."""
+    torch.manual_seed(0)
+    layer = ConvReLU(channels, 32, 3, stride, 2, dilation)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter.bfloat16())
+    x = torch.randn(2, channels, 21, 30).bfloat16().float().requires_grad_()
+    plain = copy.deepcopy(layer).double()
+    true_x = x.detach().double().requires_grad_()
+    ours = layer.to(GPU)
+    our_x = x.detach().to(GPU).requires_grad_()
+    with arithmetic("bf16", GPU):
+        assert ours._fuses(our_x)
+        found = ours(our_x)
+    expected = plain(true_x)
+    weights = torch.randn_like(expected)
+    (expected * weights).sum().backward()
+    (found.float() * weights.float().to(GPU)).sum().backward()
+    pairs = [(found, expected), (our_x.grad, true_x.grad)]
+    pairs += [(p.grad, q.grad) for p, q in zip(ours.parameters(), plain.parameters(), strict=True)]
+    for ours_, true in pairs:
+        gap = (ours_.detach().cpu().double() - true).norm() / true.norm()
+        assert gap < 1e-2
 
 
 def test_upsampling_is_float32_beside_tf32():

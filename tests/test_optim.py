@@ -106,7 +106,8 @@ def test_update_is_caffes(rates, momentum, weight_decay, factors, train_layers, 
         gradients = random_gradients(net, rng)
         give(net, gradients)
         caffe.step(gradients, rate)
-        ours.step(rate)
+        ours.set_rate(rate)
+        ours.step()
     for (name, parameter, _), expected in zip(parameters(net), caffe.weights, strict=True):
         np.testing.assert_allclose(
             parameter.detach(), expected, rtol=1e-12, atol=1e-12, err_msg=name
@@ -122,7 +123,8 @@ def test_a_changed_rate_carries_the_step_not_the_sum():
     before = net.trunk[0].weight.detach().clone()
     for rate in (0.1, 0.01):
         give(net, [np.ones(tuple(p.shape)) for _, p, _ in parameters(net)])
-        optimizer.step(rate)
+        optimizer.set_rate(rate)
+        optimizer.step()
     moved = before - net.trunk[0].weight.detach()
     torch.testing.assert_close(moved, torch.full_like(moved, 0.1 + 0.09 + 0.01), rtol=1e-12, atol=0)
 
@@ -141,7 +143,8 @@ def test_saved_and_restored_in_the_middle_it_goes_on_alike(at):
                 optimizer = CaffeSGD(net, RECIPE)
                 optimizer.load_state_dict(state)
             give(net, gradients[i])
-            optimizer.step(rate)
+            optimizer.set_rate(rate)
+            optimizer.step()
         return [p.detach() for _, p, _ in parameters(net)]
 
     for one, other in zip(run(None), run(at), strict=True):
@@ -215,7 +218,8 @@ def test_memory_layout_changes_nothing():
         optimizer = CaffeSGD(net, RECIPE)
         for rate in (0.1, 0.02):
             give(net, random_gradients(net, rng))
-            optimizer.step(rate)
+            optimizer.set_rate(rate)
+            optimizer.step()
         found.append([p.detach().contiguous() for _, p, _ in parameters(net)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -227,3 +231,24 @@ def test_an_optimiser_does_not_import_the_compiler():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@settings(max_examples=20)
+@given(groups=st.integers(1, 4), seed=st.integers(0, 99))
+def test_gathered_gradients_are_their_sum(groups, seed):
+    """Over two updates: the second begins from zero."""
+    whole, parts = stub(seed), stub(seed)
+    one, several = CaffeSGD(whole, RECIPE), CaffeSGD(parts, RECIPE)
+    rng = np.random.default_rng(seed)
+    for optimizer in (one, several):
+        optimizer.set_rate(0.1)
+    for _ in range(2):
+        each = [random_gradients(whole, rng) for _ in range(groups)]
+        for gradients in each:
+            give(parts, gradients)
+            several.gather()
+        several.step_gathered()
+        give(whole, [sum(g) for g in zip(*each, strict=True)])
+        one.step()
+    for (_, p, _), (_, q, _) in zip(parameters(whole), parameters(parts), strict=True):
+        np.testing.assert_allclose(p.detach(), q.detach(), rtol=1e-12)

@@ -19,7 +19,7 @@ from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import label_png, voc_palette
 from fcn.data.prepare import prepare
 from fcn.errors import UserError
-from fcn.evaluate import inference_net, label
+from fcn.evaluate import score_maps
 from fcn.files import digest, read_json, write_json
 from fcn.nets import build
 from fcn.nets.padded import PaddedTrunk
@@ -269,20 +269,16 @@ def test_a_run_labels_the_test_images(trained, listed, one_thread):
 
 def test_labels_are_made_as_in_evaluation(trained, monkeypatch):
     """By the net that is made for inference, once for all images."""
-    made = []
-
-    def fixed(*arguments):
-        made.append(inference_net(*arguments))
-        return made[-1]
+    nets = []
 
     def watched(net, *arguments):
-        assert net is made[0] and isinstance(net.trunk, PaddedTrunk)
-        return label(net, *arguments)
+        nets.append(net)
+        return score_maps(net, *arguments)
 
-    monkeypatch.setattr("fcn.submission.inference_net", fixed)
-    monkeypatch.setattr("fcn.submission.label", watched)
+    monkeypatch.setattr("fcn.evaluate.score_maps", watched)
     assert command(trained, "run") == 0
-    assert len(made) == 1
+    assert len(nets) > 1 and all(net is nets[0] for net in nets)
+    assert isinstance(nets[0].trunk, PaddedTrunk)
 
 
 def test_nothing_stands_where_labelling_fails(trained, capsys):

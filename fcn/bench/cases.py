@@ -3,7 +3,10 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,30 +20,41 @@ from fcn.data.dataset import SegmentationSet, measure_loading
 from fcn.data.labels import VOID
 from fcn.device import arithmetic, tf32
 from fcn.errors import UserError
-from fcn.inputs import preprocess
+from fcn.evaluate import evaluate
+from fcn.graphs import AFTER, Graphs
+from fcn.inputs import input_names, preprocess
 from fcn.loss import batch_loss
 from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
 from fcn.nets.padded import for_inference
 from fcn.optim import CaffeSGD
-from fcn.spec import RECIPE_OPTIONS, Suite
+from fcn.rle import encode_prediction
+from fcn.spec import RECIPE_OPTIONS, Run, Suite
+from fcn.train import Training, run_loop
 from fcn.weights.named import load_named, read
 
 CLASSES = 21
 # The goals that we set ourselves: at least so many times as fast, on the CPU and on one H200.
+# On a GPU the port is held to as PyTorch runs it unless told otherwise: convolutions in TF32.
 GOALS: dict[tuple[str, str], dict[str, float]] = {
-    ("inference", "peer"): {"cpu": 2.5, "cuda": 3.0},
-    ("training", "peer"): {"cuda": 2.0},
-    ("training", "peer_loop"): {"cuda": 4.0},
+    ("inference", "peer"): {"cpu": 2.5},
+    ("inference", "peer_tf32"): {"cuda": 3.0},
+    ("training", "peer_tf32"): {"cuda": 2.0},
+    ("training", "peer_loop_tf32"): {"cuda": 4.0},
     ("demo", "plain"): {"cpu": 2.0},
 }
+STEP_GOAL_MS = 6.0  # FCN-32s heavy at VOC's sizes, on one H200
+BATCH_GOAL = 1.5  # times the floor: 8 images on a GPU
+EVALUATION_GOAL = (736, 20.0)  # images, seconds
+LOOP_GOAL = (100_000, 600.0)  # updates, seconds
 AGREEMENT_GOAL = {"fp32": 0.9999, "tf32": 0.9999, "bf16": 0.998}
 
 
 def fresh(net: dict[str, Any], classes: int, device: torch.device, seed: int = 0) -> FCN:
     """A net with random weights that keep the scale of what passes through."""
-    built = build(net, {"semantic": classes})
-    generator = torch.Generator().manual_seed(seed)
+    with device:
+        built = build(net, {"semantic": classes})
+    generator = torch.Generator(device).manual_seed(seed)
     for module in built.modules():
         if isinstance(module, nn.Conv2d):
             spread = (2 / module.weight[0].numel()) ** 0.5
@@ -48,7 +62,7 @@ def fresh(net: dict[str, Any], classes: int, device: torch.device, seed: int = 0
                 module.weight.normal_(0, spread, generator=generator)
                 if module.bias is not None:
                     module.bias.normal_(0, 0.1, generator=generator)
-    return built.to(device).to(memory_format=torch.channels_last).eval()
+    return built.to(memory_format=torch.channels_last).eval()
 
 
 def noise(batch: int, size: tuple[int, int], device: torch.device, seed: int = 0) -> Tensor:
@@ -60,6 +74,18 @@ def noise(batch: int, size: tuple[int, int], device: torch.device, seed: int = 0
 
 def precisions(device: torch.device) -> list[str]:
     return ["fp32", "tf32", "bf16"] if device.type == "cuda" else ["fp32", "bf16"]
+
+
+def port_precisions(device: torch.device) -> dict[str, tuple[str, str]]:
+    """How the port is run: what ends a variant's name -> its precision, and what is said of it."""
+    if device.type == "cuda":
+        return {"": ("fp32", "fp32"), "_tf32": ("tf32", "TF32, PyTorch's default")}
+    return {"": ("fp32", "fp32")}
+
+
+def warmup(device: torch.device) -> int:
+    """Calls before the first that counts: on a GPU the last of them replays a graph."""
+    return AFTER + 1 if device.type == "cuda" else 1
 
 
 def _within(call: Callable[[], object], precision: str, device: torch.device) -> Callable[[], None]:
@@ -84,10 +110,11 @@ def _case(
     """One table: variants with their floors; ratios to ours, ``aimed`` being held to the goal."""
     variants = []
     for name, found in samples.items():
-        precision = name if name in floors else "fp32"
+        precision = next((p for p in floors if p in name), "fp32")
         floor = floors[precision]
         entry = {"name": name, "label": labels[name], **found.summary(), "floor_ms": floor}
-        variants.append({**entry, "multiple": entry["median_ms"] / floor})
+        entry["multiple"] = entry["median_ms"] / floor
+        variants.append(entry)
     ratios = []
     for one in slow:
         for other in reversed(precisions(device)):
@@ -132,8 +159,9 @@ def inference(
     if peer is not None and name in peer.nets:
         theirs = peer.net(name, net).to(device).eval()
         nchw = x.contiguous()
-        calls["peer"] = _within(lambda: theirs(nchw), "fp32", device)  # type: ignore[misc]
-        labels["peer"] = "pytorch-fcn, fp32"
+        for mark, (precision, said) in port_precisions(device).items():
+            calls[f"peer{mark}"] = _within(lambda: theirs(nchw), precision, device)  # type: ignore[misc]
+            labels[f"peer{mark}"] = f"pytorch-fcn, {said}"
     exact = fresh(suite.resolved_net(name), CLASSES, device).exact()
     exact.load_state_dict(net.state_dict())
     for parameter, shared in zip(exact.parameters(), net.parameters(), strict=True):
@@ -142,13 +170,17 @@ def inference(
     labels["reference"] = "reference: the authors' order of layers, fp32"
     for precision in precisions(device):
         fast = for_inference(net, precision)
-        calls[precision] = _within(lambda fast=fast: fast(x), precision, device)  # type: ignore[misc]
+        replayed = Graphs(fast, device)
+        calls[precision] = _within(partial(replayed, x), precision, device)
         labels[precision] = f"ours, {precision}"
+        if device.type == "cuda" and precision == "bf16":
+            calls["bf16_calls"] = _within(partial(fast, x), precision, device)
+            labels["bf16_calls"] = "ours, bf16, call by call"
         with torch.inference_mode(), arithmetic(precision, device):
             outputs[precision] = fast(x)["semantic"]
     with torch.inference_mode():
         whole = exact(x)["semantic"]
-        samples = alternate(calls, device, rounds)
+        samples = alternate(calls, device, rounds, warmup=warmup(device))
         notes = [
             f"Largest difference of ours in {precision} from the reference, on noise and random "
             f"weights: {float((out - whole).abs().max() / whole.abs().max()):.1e} of the largest "
@@ -164,28 +196,42 @@ def inference(
             )
     what = "one image" if batch == 1 else f"{batch} images"
     title = f"{name}, {what} of {size[1]}×{size[0]}"
-    slow = ["peer"] if theirs is not None else ["reference"]
+    slow = [name for name in calls if name.startswith("peer")] or ["reference"]
     return _case("inference", title, labels, samples, floors, slow, "bf16", device, notes)
 
 
 def our_step(
-    net: FCN, recipe: dict[str, Any], image: Tensor, truth: Tensor, precision: str
+    net: FCN,
+    recipe: dict[str, Any],
+    image: Tensor,
+    truth: Tensor,
+    precision: str,
+    replayed: bool = True,
 ) -> Callable[[], None]:
-    """One update as ``fcn.train`` makes it: nothing waits for the device."""
+    """One update as ``fcn.train`` makes it: nothing waits for the device.
+
+    ``replayed``: on a GPU as a graph.
+    """
     optimizer = CaffeSGD(net, recipe)
+    optimizer.set_rate(recipe["learning_rate"])
     total = torch.zeros((), dtype=torch.float64, device=image.device)
     net.train()
 
+    def update(image: Tensor, truth: Tensor) -> Tensor:
+        with arithmetic(precision, image.device):
+            scores = net(image)
+        objective, summed, _ = batch_loss(
+            scores["semantic"], truth, recipe["loss"], recipe["normalize"]
+        )
+        (objective / len(image)).backward()
+        optimizer.step()
+        return summed
+
+    called = Graphs(update, image.device) if replayed else update
+
     def step() -> None:
         with tf32(precision == "tf32"):  # which the backward pass needs
-            with arithmetic(precision, image.device):
-                scores = net(image)
-            objective, summed, _ = batch_loss(
-                scores["semantic"], truth, recipe["loss"], recipe["normalize"]
-            )
-            total.add_(summed)
-            (objective / len(image)).backward()
-            optimizer.step(recipe["learning_rate"])
+            total.add_(called(image, truth))
 
     return step
 
@@ -230,19 +276,26 @@ def training(
     calls["plain"], labels["plain"] = _within(plain, "fp32", device), "plain PyTorch, fp32"
     if peer is not None:
         theirs = peer.net(peer_name, start).to(device)
-        for name, scored in (("peer", False), ("peer_loop", True)):
-            step = peer.step(theirs, recipe, x.contiguous(), truth, scored)
-            calls[name] = _within(step, "fp32", device)
-        labels["peer"] = "pytorch-fcn's step, fp32"
-        labels["peer_loop"] = "pytorch-fcn's iteration with its scores, fp32"
+        for mark, (precision, said) in port_precisions(device).items():
+            for name, scored, what in (
+                ("peer", False, "step"),
+                ("peer_loop", True, "iteration with its scores"),
+            ):
+                step = peer.step(theirs, recipe, x.contiguous(), truth, scored)
+                calls[name + mark] = _within(step, precision, device)
+                labels[name + mark] = f"pytorch-fcn's {what}, {said}"
     for precision in precisions(device):
         ours = fresh(net, classes, device)
         calls[precision] = our_step(ours, recipe, x, truth, precision)
         labels[precision] = f"ours, {precision}"
-    samples = alternate(calls, device, rounds, repeat)
+        if device.type == "cuda" and precision == "bf16":
+            ours = fresh(net, classes, device)
+            calls["bf16_calls"] = our_step(ours, recipe, x, truth, precision, replayed=False)
+            labels["bf16_calls"] = "ours, bf16, call by call"
+    samples = alternate(calls, device, rounds, repeat, warmup(device))
     work = training_work(on_meta(net, classes), size, batch)
     floors = {p: work.floor_ms(p, ceilings, training=True) for p in precisions(device)}
-    slow = ["plain", "peer", "peer_loop"]
+    slow = [name for name in calls if name.startswith(("plain", "peer"))]
     what = f"{title}, {batch} of {size[1]}×{size[0]}"
     notes = [f"{work.flop / 1e9:,.1f} GFLOP a step."]
     return _case(kind, what, labels, samples, floors, slow, aimed, device, notes)
@@ -312,6 +365,76 @@ def agreement(
         "images": len(chosen),
         "pixels": pixels,
         "rows": rows,
+    }
+
+
+def evaluation(
+    run: Run, prepared: Path, split: str, images: int, device: torch.device, workers: int
+) -> dict[str, Any]:
+    """A pass of ``evaluate`` over real images as a run makes it, predictions encoded: seconds.
+
+    ``images`` as the goal has, the split's again and again; random weights.
+    """
+    dataset = SegmentationSet(prepared, split, input_names(run), run.labels)
+    count = len(dataset.ids)
+    dataset.ids = [dataset.ids[i % count] for i in range(images)]
+    dataset._rows = [dataset._rows[i % count] for i in range(images)]
+    net = fresh(run.config["net"], len(dataset.classes["semantic"]), device)
+    encoded = 0
+
+    def keep(name: str, labels: dict[str, np.ndarray]) -> None:
+        nonlocal encoded
+        encoded += len(encode_prediction(name, labels["semantic"]))
+
+    precision = "bf16"
+    done = evaluate(net, dataset, run, device, precision, workers, keep)
+    goal = EVALUATION_GOAL if device.type == "cuda" and images == EVALUATION_GOAL[0] else None
+    return {
+        "net": run.title,
+        "dataset": dataset.info["title"],
+        "distinct": count,
+        "images": images,
+        "precision": precision,
+        "workers": workers,
+        "seconds": done.seconds,
+        "goal": goal[1] if goal else None,
+        "met": done.seconds < goal[1] if goal else None,
+    }
+
+
+def loop(
+    run: Run, prepared: Path, split: str, updates: int, device: torch.device, workers: int
+) -> dict[str, Any]:
+    """The training loop of ``fcn.train`` over real images, loading included; random weights.
+
+    ``first``: seconds of the first half, in which shapes are met and graphs recorded. The second
+    half gives the rate.
+    """
+    recipe = {**run.config["recipe"], "images": updates * run.config["recipe"]["batch"]}
+    recipe["precision"] = "bf16"
+    run = replace(run, config={**run.config, "recipe": recipe})
+    dataset = SegmentationSet(prepared, split, input_names(run), run.labels, cache_bytes=1 << 30)
+    net = fresh(run.config["net"], len(dataset.classes["semantic"]), device)
+    with TemporaryDirectory() as folder:
+        training = Training(run, 0, net, dataset, device, Path(folder) / "checkpoint.pt")
+        run_loop(training, prepared.parent.parent, workers, None)
+    half = next(row for row in training.rows if row["update"] >= updates // 2)
+    seconds = training.rows[-1]["seconds"] - half["seconds"]
+    step_ms = 1e3 * seconds / (updates - half["update"])
+    goal = LOOP_GOAL if device.type == "cuda" else None
+    return {
+        "net": run.title,
+        "dataset": dataset.info["title"],
+        "images": len(dataset),
+        "shapes": len(set(dataset.sizes)),
+        "updates": updates,
+        "workers": workers,
+        "first": half["seconds"],
+        "step_ms": step_ms,
+        "waited": training.waited / training.seconds,
+        "whole": {"updates": LOOP_GOAL[0], "seconds": step_ms * LOOP_GOAL[0] / 1e3},
+        "goal": goal[1] if goal else None,
+        "met": step_ms * goal[0] / 1e3 < goal[1] if goal else None,
     }
 
 

@@ -16,14 +16,18 @@ from fcn.data.scenes import semantic_classes
 from fcn.device import chosen
 from fcn.errors import UserError
 from fcn.files import read_json, write_json
+from fcn.graphs import on_stream
 from fcn.nets.padded import for_inference
 from fcn.provenance import Clock
 from fcn.spec import load_suite
 
 TABLE1, VOC = (500, 500), (375, 500)  # height, width
 NETS = ("voc-fcn32s", "voc-fcn8s", "voc-fcn-googlenet")
-HEAVY, DEMO = "voc2011/fcn32s", "scenes/fcn32s"
-ROUNDS = {("cpu", False): 7, ("cpu", True): 3, ("cuda", False): 30, ("cuda", True): 10}
+HEAVY, SMALL, SCORED = "voc2011/fcn32s", "voc2011/googlenet", "voc2011/fcn8s"
+DEMO = "scenes/fcn32s"
+LOADERS = 8  # processes at the most
+UPDATES = {False: 1200, True: 300}  # of the loop
+ROUNDS = {("cpu", False): 7, ("cpu", True): 3, ("cuda", False): 15, ("cuda", True): 5}
 
 
 def bench(
@@ -57,7 +61,7 @@ def bench(
     if weights:
         cases.trained(weights)
     dag = scale.dag(demo) if demo else None  # a measurement takes long: first see that all is there
-    with chosen(device_name) as device:
+    with chosen(device_name) as device, on_stream(device):
         found = _measure(device, quick, port, weights, data, split, images, dag)
     path = out / "benchmarks.json"
     known = read_json(path) if path.exists() else {}
@@ -101,7 +105,14 @@ def _measure(
         _say(f"inference: {name}, {batch}")
         measured.append(
             cases.inference(
-                paper, name, TABLE1, device, rounds, rates, peer if batch == 1 else None, batch
+                paper,
+                name,
+                TABLE1,
+                device,
+                rounds if batch == 1 else -(-rounds // 2),
+                rates,
+                peer if batch == 1 else None,
+                batch,
             )
         )
     _say("training step: FCN-32s")
@@ -122,32 +133,58 @@ def _measure(
             "voc-fcn32s",
         )
     )
-    _say("training step: demo")
-    run = slim.run(DEMO)
-    size = slim.datasets[run.dataset]["size"]
+    if device.type == "cuda":
+        _say("training step: FCN-GoogLeNet")
+        run = paper.run(SMALL)
+        measured.append(
+            cases.training(
+                "small",
+                "bf16",
+                "FCN-GoogLeNet",
+                run.config["net"],
+                {**run.config["recipe"], "batch": 4},
+                cases.CLASSES,
+                VOC,
+                device,
+                rounds,
+                rates,
+            )
+        )
     threads = torch.get_num_threads()
     if device.type == "cpu":
+        _say("training step: demo")
+        run = slim.run(DEMO)
+        size = slim.datasets[run.dataset]["size"]
         torch.set_num_threads(slim.threads or threads)
-    measured.append(
-        cases.training(
-            "demo",
-            run.config["recipe"]["precision"],
-            "the demo's slim FCN-32s",
-            run.config["net"],
-            run.config["recipe"],
-            len(semantic_classes()),
-            (size[0], size[1]),
-            device,
-            3 * rounds,
-            rates,
-            repeat=5,
+        measured.append(
+            cases.training(
+                "demo",
+                run.config["recipe"]["precision"],
+                "the demo's slim FCN-32s",
+                run.config["net"],
+                run.config["recipe"],
+                len(semantic_classes()),
+                (size[0], size[1]),
+                device,
+                3 * rounds,
+                rates,
+                repeat=5,
+            )
         )
-    )
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
     if peer is None:
         missing.append(
             "The public port was not measured; give a checkout of wkentaro/pytorch-fcn with --peer."
         )
+    passes: dict[str, Any] = {}
+    if device.type == "cuda" and data:
+        workers = min(LOADERS, (os.cpu_count() or 2) - 1)
+        _say("an evaluation pass")
+        scored = paper.run(SCORED)
+        count = 100 if quick else cases.EVALUATION_GOAL[0]
+        passes["evaluation"] = cases.evaluation(scored, data, split, count, device, workers)
+        _say("the training loop")
+        passes["loop"] = cases.loop(heavy, data, split, UPDATES[quick], device, workers)
     agreement = decoding = None
     if weights and data:
         _say("agreement of the precisions on images")
@@ -155,13 +192,14 @@ def _measure(
     else:
         missing.append("Agreement of the precisions on images needs --weights and --data.")
     if data:
-        decoding = cases.loading(data, split, 2.0 if quick else 8.0)
+        decoding = cases.loading(data, split, 2.0 if quick or device.type == "cuda" else 8.0)
     else:
         missing.append("Loading needs --data.")
-    _say("the DAG, the report, the largest data set")
-    start = scale.process_start(3 if quick else 5)
-    harness = scale.harness()
-    if dag is None:
+    start, harness = scale.process_start(3 if quick or device.type == "cuda" else 5), []
+    if device.type == "cpu":  # no other device changes them
+        _say("the DAG, the report, the largest data set")
+        harness = scale.harness()
+    if dag is None and device.type == "cpu":
         missing.append("The DAG's share of the demo needs --demo, a tree in which it has run.")
     return {
         "quick": quick,
@@ -170,6 +208,7 @@ def _measure(
         "floors": rows,
         "layers": {"net": "voc-fcn32s", "size": list(TABLE1), "rows": layers},
         "cases": measured,
+        "passes": passes,
         "agreement": agreement,
         "loading": decoding,
         "start_seconds": start,

@@ -12,6 +12,7 @@ the receptive field lies in the image and the 100 pixels that the first layer pa
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -184,6 +185,11 @@ def shift_and_stitch(net: FCN, x: Tensor, stride: int) -> dict[str, Tensor]:
     return {task: scores[:, :, :rows, :columns] for task, scores in stitched.items()}
 
 
+@cache
+def _upsampling(channels: int, kernel: int, stride: int, device: torch.device) -> Upsample:
+    return Upsample(channels, kernel, stride, learned=False).to(device)
+
+
 METHODS = {"rarefaction": rarefaction, "shift-and-stitch": shift_and_stitch}
 
 
@@ -209,7 +215,7 @@ def dense_scores(net: FCN, x: Tensor, method: str, stride: int) -> dict[str, Ten
     for task, scores in METHODS[method](net, x, stride).items():
         head = net.head(task)
         grid = _Grid.of(head, stride)
-        up = Upsample(scores.shape[1], grid.kernel, stride, learned=False).to(scores.device)
+        up = _upsampling(scores.shape[1], grid.kernel, stride, scores.device)
         dense = up(scores, (grid.offset, grid.offset), (x.shape[2], x.shape[3]))
         result[task] = head.with_background(dense)
     return result

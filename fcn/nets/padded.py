@@ -11,11 +11,13 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcn.graphs import hold
 from fcn.nets.fcn import FCN
 from fcn.nets.geometry import cells_after, one_size
 from fcn.nets.norm import LocalResponseNorm
@@ -180,7 +182,7 @@ class PaddedTrunk(Trunk):
             if len(self._quiet) >= KEPT:
                 del self._quiet[next(iter(self._quiet))]
             self._quiet[small] = maps
-        return self._quiet[small]
+        return [hold(quiet) for quiet in self._quiet[small]]
 
     def forward(self, x: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Features by name without suffix, as of ``Trunk.forward``, in the dtype of the weights."""
@@ -215,6 +217,14 @@ class PaddedTrunk(Trunk):
         return features
 
 
+@lru_cache(4096)
+def _sources(span: Span, first: int, last: int, cells: int, device: torch.device) -> Tensor:
+    """(last - first,) int64: which of the ``cells`` of the reduced map each cell has."""
+    at = torch.arange(first, last)
+    inside = at.clamp(max=min(span.low, cells - 1))
+    return torch.where(at >= span.cells - span.high, at - span.cells + cells, inside).to(device)
+
+
 def placed(
     x: Tensor,
     spans: tuple[Span, Span],
@@ -227,12 +237,8 @@ def placed(
     """
     around = quiet.permute(0, 2, 3, 1)
     for axis, (span, (first, last)) in enumerate(zip(spans, part, strict=True), start=1):
-        at = torch.arange(first, last, device=x.device)
-        from_end = at - span.cells + around.shape[axis]
-        inside = at.clamp(max=min(span.low, around.shape[axis] - 1))
-        around = around.index_select(
-            axis, torch.where(at >= span.cells - span.high, from_end, inside)
-        )
+        rows = hold(_sources(span, first, last, around.shape[axis], x.device))
+        around = around.index_select(axis, rows)
     whole = around.expand(len(x), -1, -1, -1) if len(x) == 1 else around.repeat(len(x), 1, 1, 1)
     (top, _), (left, _) = part
     y, z = spans[0].first - top, spans[1].first - left

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fcn.errors import UserError
+from fcn.nets.conv import ConvReLU
 from fcn.nets.geometry import Geometry, cells_after, through
 from fcn.nets.norm import LocalResponseNorm
 from fcn.spec import NET_OPTIONS
@@ -61,13 +62,11 @@ class Layers:
     def conv(
         self, name: str, out: int, kernel: int, stride: int = 1, pad: int = 0, groups: int = 1
     ) -> "Layers":
+        """A convolution and the rectifier that follows each in these nets."""
         out = self._scaled(out, groups)
-        self.add(name, nn.Conv2d(self.channels, out, kernel, stride, pad, groups=groups))
+        self.add(name, ConvReLU(self.channels, out, kernel, stride, pad, groups=groups))
         self.channels = out
-        return self.add(
-            name.replace("conv", "relu") if "/" not in name else f"{name}_relu",
-            nn.ReLU(inplace=True),
-        )
+        return self
 
     def pool(self, name: str, kernel: int, stride: int, pad: int = 0) -> "Layers":
         return self.add(name, nn.MaxPool2d(kernel, stride, pad, ceil_mode=True))
@@ -185,8 +184,7 @@ def _fully_connected(
     if pad is None:
         pad = _fc6_padding(layers, kernel, dilation)
     for name, size, padding, spacing in (("fc6", kernel, pad, dilation), ("fc7", 1, 0, 1)):
-        layers.add(name, nn.Conv2d(layers.channels, hidden, size, 1, padding, dilation=spacing))
-        layers.add(name.replace("fc", "relu"), nn.ReLU(inplace=True))
+        layers.add(name, ConvReLU(layers.channels, hidden, size, 1, padding, dilation=spacing))
         layers.add(name.replace("fc", "drop"), nn.Dropout(net["dropout"]))
         layers.channels = hidden
     return {"drop7": hidden}

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn.device import tf32
+from fcn.graphs import hold
 
 
 def bilinear_taps(kernel: int) -> Tensor:
@@ -108,7 +109,7 @@ class Upsample(nn.Module):
             with torch.inference_mode(False):  # training may use a matrix that validation made
                 matrix = upsampling_matrix(size, self.kernel, self.stride, first, length)
                 self._matrices[key] = matrix.to(like)
-        return self._matrices[key]
+        return hold(self._matrices[key])
 
     def forward(self, x: Tensor, first: tuple[int, int], length: tuple[int, int]) -> Tensor:
         """Rows and columns ``first .. first + length`` of the upsampled (N, C, h, w), float32."""
