@@ -488,13 +488,37 @@ def test_a_run_on_one_device_keeps_what_the_other_left(tmp_path, monkeypatch):
     gpu = {**RATES, "tf32": 5e11}
     other = measured(ceilings=gpu, load=[0.1, 0.1])
     (tmp_path / "benchmarks.json").write_text(json.dumps({"cuda": other}))
-    monkeypatch.setattr(run_module, "_measure", lambda *_: measured(load=[0.1, 0.1]))
+    monkeypatch.setattr(run_module, "_measure", lambda *_: iter([measured(load=[0.1, 0.1])]))
     run_module.bench("cpu", tmp_path)
     known = json.loads((tmp_path / "benchmarks.json").read_text())
     assert set(known) == {"cpu", "cuda"} and known["cuda"]["ceilings"] == gpu
     text = (tmp_path / "benchmarks.html").read_text()
     assert "No GPU was to be had" not in text and re.search(r"<h2 id=\"cuda\">", text)
     assert "Other programs took part" not in text
+
+
+def test_what_was_measured_before_a_stop_stays(tmp_path, monkeypatch):
+    def stopped(*_):
+        yield measured(complete=False, passes={})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_module.bench("cpu", tmp_path)
+    assert json.loads((tmp_path / "benchmarks.json").read_text())["cpu"]["cases"]
+    assert "stopped before its end" in (tmp_path / "benchmarks.html").read_text()
+
+
+def test_passes_over_real_images(data_dir, make_run):
+    """On the CPU, where they are too slow for the nets of the paper: the code of both."""
+    prepared = data_dir / "prepared" / "tiny"
+    run = make_run(recipe={"base": "short", "batch": 1, "images": 40})
+    scored = cases.evaluation(run, prepared, "val", 10, CPU, 0)
+    assert (scored["images"], scored["distinct"], scored["goal"]) == (10, 4, None)
+    assert scored["seconds"] > 0
+    found = cases.loop(run, prepared, "train", 40, CPU, 0)
+    assert found["updates"] == 40 and found["step_ms"] > 0 and 0 <= found["waited"] <= 1
+    assert found["whole"]["seconds"] == pytest.approx(100 * found["step_ms"])
 
 
 def test_weights_without_images_are_refused_before_anything_is_measured(tmp_path):

@@ -405,16 +405,20 @@ def evaluation(
 def loop(
     run: Run, prepared: Path, split: str, updates: int, device: torch.device, workers: int
 ) -> dict[str, Any]:
-    """The training loop of ``fcn.train`` over real images, loading included; random weights.
+    """The training loop of ``fcn.train`` over real images, loading included.
 
+    Random weights, zero scores and next to no rate: no loss runs away, and every step is as long.
     ``first``: seconds of the first half, in which shapes are met and graphs recorded. The second
     half gives the rate.
     """
     recipe = {**run.config["recipe"], "images": updates * run.config["recipe"]["batch"]}
-    recipe["precision"] = "bf16"
+    recipe |= {"precision": "bf16", "learning_rate": 1e-30}
     run = replace(run, config={**run.config, "recipe": recipe})
     dataset = SegmentationSet(prepared, split, input_names(run), run.labels, cache_bytes=1 << 30)
     net = fresh(run.config["net"], len(dataset.classes["semantic"]), device)
+    with torch.no_grad():
+        for parameter in net.heads.parameters():
+            parameter.zero_()
     with TemporaryDirectory() as folder:
         training = Training(run, 0, net, dataset, device, Path(folder) / "checkpoint.pt")
         run_loop(training, prepared.parent.parent, workers, None)

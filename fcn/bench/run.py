@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def bench(
 ) -> dict[str, Any]:
     """Measure and write ``benchmarks.json`` (a key for each kind of device) and the page.
 
+    Both are written after every part: what was measured before a stop stays, and says so.
+
     Args:
         quick: fewer rounds.
         peer: a checkout of pytorch-fcn to compare with.
@@ -61,13 +64,14 @@ def bench(
     if weights:
         cases.trained(weights)
     dag = scale.dag(demo) if demo else None  # a measurement takes long: first see that all is there
-    with chosen(device_name) as device, on_stream(device):
-        found = _measure(device, quick, port, weights, data, split, images, dag)
     path = out / "benchmarks.json"
     known = read_json(path) if path.exists() else {}
-    known[device.type] = found
-    write_json(path, known)
-    write_page(known, out / "benchmarks.html")
+    found: dict[str, Any] = {}
+    with chosen(device_name) as device, on_stream(device):
+        for found in _measure(device, quick, port, weights, data, split, images, dag):
+            known[device.type] = found
+            write_json(path, known)
+            write_page(known, out / "benchmarks.html")
     return found
 
 
@@ -84,11 +88,43 @@ def _measure(
     split: str,
     images: int,
     dag: dict[str, Any] | None,
-) -> dict[str, Any]:
-    clock, load = Clock(device), [os.getloadavg()[0]]
+) -> Iterator[dict[str, Any]]:
+    """What is known so far, after every part of the measurement."""
+    clock, load = Clock(device), os.getloadavg()[0]
     paper, slim = load_suite("paper"), load_suite("demo")
     rounds = ROUNDS[device.type, quick]
-    missing = []
+    missing: list[str] = []
+    measured: list[dict[str, Any]] = []
+    passes: dict[str, Any] = {}
+    found: dict[str, Any] = {
+        "complete": False,
+        "quick": quick,
+        "peer": port_facts(peer),
+        "cases": measured,
+        "passes": passes,
+        "agreement": None,
+        "loading": None,
+        "harness": [],
+        "dag": dag,
+        "missing": missing,
+    }
+
+    def so_far(**more: Any) -> dict[str, Any]:
+        found.update(more)
+        found["load"] = [load, os.getloadavg()[0]]
+        found["provenance"] = clock.provenance(precision="see variants", seed=0)
+        return found
+
+    if peer is None:
+        missing.append(
+            "The public port was not measured; give a checkout of wkentaro/pytorch-fcn with --peer."
+        )
+    if not (weights and data):
+        missing.append("Agreement of the precisions on images needs --weights and --data.")
+    if not data:
+        missing.append("Loading needs --data.")
+    if dag is None and device.type == "cpu":
+        missing.append("The DAG's share of the demo needs --demo, a tree in which it has run.")
     _say("ceilings of the machine")
     rates = ceilings(device)
     _say("floors of the nets")
@@ -97,7 +133,12 @@ def _measure(
         rows += floors_of(name, paper.resolved_net(name), cases.CLASSES, [TABLE1, VOC], rates)
     lean = for_inference(on_meta(paper.resolved_net("voc-fcn32s"), cases.CLASSES))
     layers = per_layer(lean, TABLE1)
-    measured = []
+    yield so_far(
+        ceilings=rates,
+        floors=rows,
+        layers={"net": "voc-fcn32s", "size": list(TABLE1), "rows": layers},
+        start_seconds=scale.process_start(3 if quick or device.type == "cuda" else 5),
+    )
     plan = [(name, 1) for name in NETS]
     if device.type == "cuda":
         plan += [("voc-fcn8s", 8)]
@@ -115,6 +156,7 @@ def _measure(
                 batch,
             )
         )
+        yield so_far()
     _say("training step: FCN-32s")
     heavy = paper.run(HEAVY)
     measured.append(
@@ -133,6 +175,7 @@ def _measure(
             "voc-fcn32s",
         )
     )
+    yield so_far()
     if device.type == "cuda":
         _say("training step: FCN-GoogLeNet")
         run = paper.run(SMALL)
@@ -172,52 +215,28 @@ def _measure(
             )
         )
         torch.set_num_threads(threads)
-    if peer is None:
-        missing.append(
-            "The public port was not measured; give a checkout of wkentaro/pytorch-fcn with --peer."
-        )
-    passes: dict[str, Any] = {}
+    yield so_far()
     if device.type == "cuda" and data:
         workers = min(LOADERS, (os.cpu_count() or 2) - 1)
         _say("an evaluation pass")
         scored = paper.run(SCORED)
         count = 100 if quick else cases.EVALUATION_GOAL[0]
         passes["evaluation"] = cases.evaluation(scored, data, split, count, device, workers)
+        yield so_far()
         _say("the training loop")
         passes["loop"] = cases.loop(heavy, data, split, UPDATES[quick], device, workers)
-    agreement = decoding = None
+        yield so_far()
     if weights and data:
         _say("agreement of the precisions on images")
-        agreement = cases.agreement(weights, data, split, 10 if quick else images, device)
-    else:
-        missing.append("Agreement of the precisions on images needs --weights and --data.")
+        few = 10 if quick else images
+        yield so_far(agreement=cases.agreement(weights, data, split, few, device))
     if data:
-        decoding = cases.loading(data, split, 2.0 if quick or device.type == "cuda" else 8.0)
-    else:
-        missing.append("Loading needs --data.")
-    start, harness = scale.process_start(3 if quick or device.type == "cuda" else 5), []
+        seconds = 2.0 if quick or device.type == "cuda" else 8.0
+        yield so_far(loading=cases.loading(data, split, seconds))
     if device.type == "cpu":  # no other device changes them
         _say("the DAG, the report, the largest data set")
-        harness = scale.harness()
-    if dag is None and device.type == "cpu":
-        missing.append("The DAG's share of the demo needs --demo, a tree in which it has run.")
-    return {
-        "quick": quick,
-        "peer": port_facts(peer),
-        "ceilings": rates,
-        "floors": rows,
-        "layers": {"net": "voc-fcn32s", "size": list(TABLE1), "rows": layers},
-        "cases": measured,
-        "passes": passes,
-        "agreement": agreement,
-        "loading": decoding,
-        "start_seconds": start,
-        "harness": harness,
-        "dag": dag,
-        "missing": missing,
-        "load": [*load, os.getloadavg()[0]],
-        "provenance": clock.provenance(precision="see variants", seed=0),
-    }
+        found["harness"] = scale.harness()
+    yield so_far(complete=True)
 
 
 def port_facts(peer: Peer | None) -> dict[str, Any] | None:
