@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their place, then renamed into it."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -12,6 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from fcn.errors import UserError
+
+_held: set[int] = set()  # the locks of `folder_near` in this process
+
+
+def _let_go() -> None:
+    """A forked worker that outlives this process must not keep its folders locked."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _beside(path: Path) -> Path:
@@ -35,23 +47,68 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Give an empty folder beside ``path``; it replaces ``path`` on success, else goes."""
+    """Give an empty folder near ``path``; it replaces ``path`` on success, else goes.
+
+    Raises:
+        UserError: ``path`` is a file.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: a file where a folder is to be; move it away.")
-    temporary = _beside(path)
-    temporary.mkdir()
-    try:
-        yield temporary
+    with folder_near(path) as new:
+        yield new
         if path.exists():
-            old = _beside(path)
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+            path.rename(new.with_name("old"))
+        new.rename(path)
+
+
+@contextmanager
+def folder_near(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder on the file system of ``path`` that goes at the end, with all in it.
+
+    First those go that killed processes of this machine left for the same ``path``. A living
+    process holds a lock on its own; where the file system has no locks, nothing is cleared.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{path.name}.{os.uname().nodename}."  # a lock may not be seen from another machine
+    for left in path.parent.glob(f"{glob.escape(name)}????????.tmp"):
+        _clear(left)
+    outer, handle = _locked(path.with_name(name))
+    try:
+        inner = outer / "new"  # not locked: who writes in it may use `alone_in`
+        inner.mkdir()
+        yield inner
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(outer, ignore_errors=True)
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _locked(start: Path) -> tuple[Path, int]:
+    """A new folder whose path begins as ``start``, and its lock."""
+    while True:
+        folder = start.with_name(f"{start.name}{uuid.uuid4().hex[:8]}.tmp")
+        folder.mkdir()
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                _held.add(handle)
+                return folder, handle
+            os.close(handle)  # another start took it for a dead one's before it was locked
+
+
+def _clear(left: Path) -> None:
+    """Remove a folder of ``folder_near`` unless a living process holds it."""
+    with suppress(OSError):
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

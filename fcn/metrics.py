@@ -56,7 +56,7 @@ class ConfusionMatrix:
     def __init__(self, classes: int, device: torch.device | str = "cpu") -> None:
         self.classes = classes
         self.matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
-        self._counts: list[Tensor] = []  # per image int64 (3, classes), on the device
+        self._counts: list[Tensor] = []  # per image int64 (4, classes), on the device
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
         """Add one image (H, W) or a batch of them (N, H, W); see ``confusion``."""
@@ -66,19 +66,21 @@ class ConfusionMatrix:
             return
         image = confusion(truth, prediction, self.classes).to(self.matrix.device)
         self.matrix += image
-        self._counts.append(torch.stack([image.diagonal(), image.sum(1), image.sum(0)]))
+        parts = [image.diagonal(), image.sum(1), image.sum(0), image[1:].sum(0)]
+        self._counts.append(torch.stack(parts))
 
     def per_image(self) -> dict[str, np.ndarray]:
-        """``true_positive``, ``truth`` and ``predicted`` pixels, int64 (images, classes).
+        """Pixels of each class, int64 (images, classes), void left out.
 
-        ``predicted`` counts pixels that are not void only; the sums over any set of images give
-        that set's metrics (``scores_of_counts``).
+        ``true_positive``, ``truth`` and ``predicted``: their sums over any set of images give that
+        set's metrics (``scores_of_counts``). ``predicted_on_objects``: predicted where the truth is
+        not the first class, which stands for ``predicted`` in a mean over object pixels alone.
         """
         if self._counts:
             counts = torch.stack(self._counts).cpu().numpy()
         else:
-            counts = np.zeros((0, 3, self.classes), np.int64)
-        names = ("true_positive", "truth", "predicted")
+            counts = np.zeros((0, 4, self.classes), np.int64)
+        names = ("true_positive", "truth", "predicted", "predicted_on_objects")
         return {name: counts[:, i] for i, name in enumerate(names)}
 
     def scores(self, present_only: bool = False) -> Scores:

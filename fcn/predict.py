@@ -130,7 +130,7 @@ def load(name: str, weights: Path, device: torch.device = CPU, precision: str = 
     named on stderr.
 
     Raises:
-        UserError: an unknown net, a missing or broken file, weights of another net.
+        UserError: an unknown net, a missing or broken file, weights of another net or not finite.
     """
     if weights.suffix.lower() == ".safetensors":
         return _load_ours(name, weights, device, precision)

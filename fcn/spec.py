@@ -14,6 +14,7 @@ from typing import Any
 from fcn.errors import UserError
 from fcn.schema import CONFIG, ROOT, check, read_yaml, suite_schema, unknown, whole_numbers
 
+TABLES_WITHOUT_RUNS = ("bounds", "list", "other")  # kinds in config/tables.yaml
 UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
 
 SEEDS_MAX, SEED_MAX = 1000, 2**32 - 1  # how many seeds, and the largest that NumPy takes
@@ -472,8 +473,7 @@ class _Resolver:
             raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")
         weights, inputs = self.weights(key, net, where)
         for row in entry.get("rows", []):
-            if row["table"] not in suite.tables:
-                raise UserError(f"{where}.rows: {unknown('table', row['table'], suite.tables)}")
+            self.row(row, f"{where}.rows")
         train = self.training_sets(entry["train"], dataset, where) if recipe else []
         config = {
             "run": key,
@@ -512,6 +512,21 @@ class _Resolver:
         )
         suite.runs[key] = run
         return run
+
+    def row(self, row: Mapping[str, Any], where: str) -> None:
+        """UserError where a run cannot fill a row; one that its table lacks is declared new."""
+        table, name, new = row["table"], row["row"], row.get("new", False)
+        tables = self.suite.tables
+        if table not in tables:
+            raise UserError(f"{where}: {unknown('table', table, tables)}")
+        if tables[table].get("kind") in TABLES_WITHOUT_RUNS:
+            raise UserError(f"{where}: no run fills the table {table}; name another or none.")
+        known = [own["name"] for own in tables[table].get("rows", [])]
+        if new and name in known:
+            raise UserError(f"{where}: {table} has the row {name!r}; leave out new: true.")
+        if not new and name not in known:
+            near = unknown(f"row of {table}", name, known)
+            raise UserError(f"{where}: {near} A row of your own says new: true.")
 
     def recipe(self, entry: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         """How a run is trained, None where it is not."""

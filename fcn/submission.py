@@ -6,7 +6,6 @@ import re
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping
-from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,7 +25,7 @@ from fcn.graphs import on_stream
 from fcn.inputs import input_names
 from fcn.nets import build
 from fcn.provenance import Clock
-from fcn.schema import CONFIG, check, read_yaml, unknown
+from fcn.schema import CONFIG, read_yaml
 from fcn.spec import Run
 from fcn.weights.named import load_named, read
 
@@ -257,37 +256,3 @@ def _fault(content: bytes, size: tuple[int, int], classes: int) -> str | None:
     if palette[:used] != voc_palette().ravel().tolist()[:used]:
         return "is not in VOC's palette"
     return None
-
-
-# ------------------------------------------------------------------------------------------ scores
-
-
-def server_scores(path: Path = CONFIG / "server_scores.yaml") -> list[dict[str, Any]]:
-    """Scores that the server gave back (config/server_scores.yaml), checked.
-
-    Each is ``{table, row, run, seed, date}`` with ``voc2011_test`` or ``voc2012_test`` or both, a
-    mean IU in percent; table and row are those of config/tables.yaml.
-    """
-    entries = read_yaml(path)
-    if isinstance(entries, list):  # YAML reads 2016-05-23 as a date
-        entries = [
-            {k: v.isoformat() if isinstance(v, date) else v for k, v in entry.items()}
-            if isinstance(entry, dict)
-            else entry
-            for entry in entries
-        ]
-    check(entries, read_yaml(CONFIG / "schemas" / "server.yaml"), path)
-    tables = read_yaml(CONFIG / "tables.yaml")
-    for i, entry in enumerate(entries):
-        if entry["table"] not in tables:
-            raise UserError(f"{path}: {i}.table: {unknown('table', entry['table'], tables)}")
-        columns = tables[entry["table"]].get("columns", {}).values()
-        if not any(column.get("from", "").startswith("server.") for column in columns):
-            raise UserError(
-                f"{path}: {i}.table: {entry['table']} shows no score of the server; take table3 or "
-                "pami_table4."
-            )
-        rows = [row["name"] for row in tables[entry["table"]]["rows"]]
-        if entry["row"] not in rows:
-            raise UserError(f"{path}: {i}.row: {unknown('row', entry['row'], rows)}")
-    return list(entries)

@@ -270,7 +270,7 @@ def test_inference_and_training_of_slim_nets(one_thread):
     assert all(v["median_ms"] > 0 and v["multiple"] > 0 for v in case["variants"])
     assert {r["fast"] for r in case["ratios"]} == {"ours, bf16", "ours, fp32"}
     assert "e-0" in next(note for note in case["notes"] if "fp32" in note)
-    run = demo.run("scenes/fcn32s")
+    run = demo.run("demo/fcn32s")
     case = cases.training(
         "demo", "fp32", "t", run.config["net"], run.config["recipe"], 4, (64, 64), CPU, 2, RATES
     )

@@ -363,6 +363,8 @@ def planted(
         matrix[c, c] = hit[:, c].sum()
         matrix[c, (c + 1) % CLASSES] += missed[:, c].sum()
     predicted = hit + np.roll(missed, 1, axis=1)
+    first = np.zeros_like(hit)  # what is predicted where the truth is the first class
+    first[:, 0], first[:, 1] = hit[:, 0], missed[:, 0]
     four = scores(matrix)
     folder = write_result(
         results,
@@ -379,6 +381,7 @@ def planted(
         semantic_true_positive=hit,
         semantic_truth=truth,
         semantic_predicted=predicted,
+        semantic_predicted_on_objects=predicted - first,
     )
     return folder
 
@@ -411,20 +414,19 @@ def test_draws_equal_a_test_set_put_together_by_hand(tmp_path: Path):
     result = found.runs[run.id]
     counts = np.load(folder / "per_image.npz")
     weights = image_weights([f"image{i}" for i in range(9)])
-    for rule in ("all", "present", "without_background"):
+    for rule in AVERAGES:
+        third = "predicted_on_objects" if rule == "objects" else "predicted"
         drawn = bootstrap.draws(result, ("metrics", "tasks", "semantic", "mean_iu"), rule)
         assert drawn is not None and drawn.shape == (DRAWS,)
         for k in (0, 1, DRAWS - 1):
             images = [i for i in range(9) for _ in range(int(weights[k, i]))]
             hit, truth, predicted = (
                 np.sum([counts[f"semantic_{part}"][i] for i in images], 0)
-                for part in ("true_positive", "truth", "predicted")
+                for part in ("true_positive", "truth", third)
             )
             expected = float(average("mean_iu", hit, truth, predicted, rule))
             assert drawn[k] == pytest.approx(expected, abs=1e-12)
     assert bootstrap.problems == []
-    origin = ("metrics", "tasks", "semantic", "mean_iu")
-    assert bootstrap.draws(result, origin, "objects") is None
     assert bootstrap.draws(result, ("train", "loss"), "all") is None
 
 
@@ -576,6 +578,46 @@ def test_without_counts_of_the_images_nothing_is_decided(tmp_path: Path):
     view, problems = decided(make_suite(low, high), tmp_path)
     assert view.tests[0].verdict == "inconclusive" and problems == []
     assert "no counts per image" in view.tests[0].reason and view.tests[0].low is None
+
+
+def masked(root: Path) -> Suite:
+    """Runs of two rows of Table 8, scored."""
+    runs = []
+    for name, quality in (("Reference", 0.8), ("Reference-BG", 0.1)):
+        runs.append(make_run(f"voc2011/{name.lower()}", (("pami_table8", name),)))
+        planted(root / "results", runs[-1], 0, quality)
+    return make_suite(*runs)
+
+
+def test_both_readings_of_table_8_have_an_interval(tmp_path: Path):
+    suite = masked(tmp_path)
+    view, problems = decided(suite, tmp_path, "masking")
+    objects, foreground, *others = view.tests
+    assert problems == [] and {test.verdict for test in others} == {"not run"}
+    for test, rule in ((objects, "objects"), (foreground, "without_background")):
+        assert test.verdict == "reproduced" and test.low is not None and test.high is not None
+        whole, hidden = (
+            result.values(("metrics", "tasks", "semantic", "mean_iu"), rule)[0]
+            for result in load_results(suite, tmp_path / "results", []).runs.values()
+        )
+        assert test.point == pytest.approx(hidden / whole)
+        assert test.low < hidden / whole < test.high
+    assert objects.point != pytest.approx(foreground.point)
+    assert objects.paper == [("0.23", "PAMI 2017")] and foreground.paper == []
+
+
+def test_counts_of_an_earlier_version_decide_the_other_reading(tmp_path: Path):
+    suite = masked(tmp_path)
+    for run in suite.runs.values():
+        path = run.directory(tmp_path / "results", 0) / "per_image.npz"
+        with np.load(path) as file:
+            kept = {key: file[key] for key in file if not key.endswith("_on_objects")}
+        np.savez_compressed(path, **kept)
+    view, problems = decided(suite, tmp_path, "masking")
+    objects, foreground, *_ = view.tests
+    assert problems == [] and foreground.verdict == "reproduced"
+    assert objects.verdict == "inconclusive" and objects.low is None and objects.point is not None
+    assert objects.reason == "no counts per image for this mean, so no interval"
 
 
 def test_counts_of_another_evaluation_are_not_used(tmp_path: Path):

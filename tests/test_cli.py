@@ -132,14 +132,14 @@ def test_a_wrong_command_line_is_told_by_name(command, said, capsys):
 
 
 def test_a_process_ends_with_the_sentence_and_status_2(here):
-    command = [sys.executable, "-m", "fcn", "train", "scenes/fcn32s", "--suite", "demo"]
+    command = [sys.executable, "-m", "fcn", "train", "demo/fcn32s", "--suite", "demo"]
     done = subprocess.run(
         [*command, "--data-dir", str(here)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        f"error: {here / 'prepared/scenes/dataset.json'}: no such file; "
-        f"first run: python -m fcn prepare scenes --suite demo --data-dir {here}\n"
+        f"error: {here / 'prepared/demo/dataset.json'}: no such file; "
+        f"first run: python -m fcn prepare demo --suite demo --data-dir {here}\n"
     )
 
 
@@ -227,11 +227,11 @@ def test_a_file_where_a_folder_is_to_be(here, capsys):
     [
         (["prepare", "sbd", "--suite", "demo"], "extract benchmark.tgz --data-dir 'a b'"),
         (["extract", "benchmark.tgz"], "fetch benchmark.tgz --data-dir 'a b'"),
-        (["train", "scenes/fcn32s", "--suite", "demo"], "prepare scenes --suite demo --data-dir"),
+        (["train", "demo/fcn32s", "--suite", "demo"], "prepare demo --suite demo --data-dir"),
         (["bounds", "voc2011", "val"], "prepare voc2011 --data-dir 'a b'"),
         (
-            ["evaluate", "scenes/fcn32s", "--suite", "demo", "--precision", "bf16", "--seed", "3"],
-            "train scenes/fcn32s --seed 3 --suite demo --precision bf16 --data-dir 'a b' --results",
+            ["evaluate", "demo/fcn32s", "--suite", "demo", "--precision", "bf16", "--seed", "3"],
+            "train demo/fcn32s --seed 3 --suite demo --precision bf16 --data-dir 'a b' --results",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -248,7 +248,7 @@ def test_the_advised_command_can_be_run(command, advised, here, capsys):
 
 def prepared(data_dir, **info):
     """What tells that the demo's data set is prepared."""
-    path = Path(data_dir, "prepared/scenes/dataset.json")
+    path = Path(data_dir, "prepared/demo/dataset.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(info))
 
@@ -256,12 +256,12 @@ def prepared(data_dir, **info):
 @pytest.mark.parametrize("stage", ["train", "evaluate", "time"])
 def test_a_data_set_of_another_definition_is_prepared_again(stage, here, capsys, monkeypatch):
     monkeypatch.setattr("fcn.__main__._threads", lambda _: sys.exit(7))  # past the check
-    command = [stage, "scenes/fcn32s", "--suite", "demo"]
+    command = [stage, "demo/fcn32s", "--suite", "demo"]
     prepared("data", definition="of earlier")
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert said.endswith("prepare it again: python -m fcn prepare scenes --suite demo\n")
-    current = load_suite("demo").run("scenes/fcn32s").config["test"]["definition"]
+    assert said.endswith("prepare it again: python -m fcn prepare demo --suite demo\n")
+    current = load_suite("demo").run("demo/fcn32s").config["test"]["definition"]
     for info in ({}, {"definition": current}):
         prepared("data", **info)
         try:

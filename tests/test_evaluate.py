@@ -98,6 +98,7 @@ def test_counts_of_each_image(scored, data_dir):
             ("true_positive", np.diagonal(matrices, axis1=1, axis2=2)),
             ("truth", matrices.sum(2)),
             ("predicted", matrices.sum(1)),
+            ("predicted_on_objects", matrices[:, 1:].sum(1)),
         ):
             values = arrays[f"semantic_{name}"]
             assert values.dtype == np.int64

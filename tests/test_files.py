@@ -1,10 +1,16 @@
 """Files that are whole or not there."""
 
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from fcn.errors import UserError
-from fcn.files import atomic_dir, read_object, write_json
+from fcn.files import alone_in, atomic_dir, folder_near, read_object, write_json
 from fcn.weights.named import save
 
 
@@ -33,3 +39,76 @@ def test_weights_may_be_read_by_those_who_may_read_their_neighbours(tmp_path):
     write_json(tmp_path / "train.json", {})
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+HOLD = """
+import os, sys, time
+from fcn.files import atomic_dir
+with atomic_dir(sys.argv[1]) as folder:
+    (folder / "half").write_text("x")
+    worker = os.fork()
+    if worker:
+        print(worker, flush=True)
+    time.sleep(60)
+"""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_living_process_keeps_its_folder_and_a_killed_one_leaves_it_to_the_next(tmp_path):
+    target = tmp_path / "voc[2011]"
+    command = [sys.executable, "-c", HOLD, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        worker = int(other.stdout.readline())  # lives on, as those of a killed `prepare` do
+        try:
+            with atomic_dir(target) as folder:
+                (folder / "whole").write_text("x")
+            assert names(target) == ["whole"]
+            (left,) = [name for name in names(tmp_path) if name != target.name]
+            os.kill(other.pid, signal.SIGKILL)
+            other.wait()
+            with atomic_dir(tmp_path / "another"):  # whose folders are others
+                pass
+            assert left in names(tmp_path)
+            with atomic_dir(target) as folder:
+                assert left not in names(tmp_path)
+            assert names(tmp_path) == ["another", target.name] and names(target) == []
+        finally:
+            other.kill()
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_folders_of_one_process_leave_each_other_alone(tmp_path):
+    with folder_near(tmp_path / "a") as scratch, atomic_dir(tmp_path / "a") as new:
+        (scratch / "file").write_text("x")
+        with atomic_dir(scratch / "inner"), alone_in(new):
+            pass
+        assert names(scratch) == ["file", "inner"]
+        with atomic_dir(scratch):
+            pass
+        assert names(scratch) == []
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    with atomic_dir(tmp_path / "a") as folder:
+        (folder / "old").write_text("x")
+    with pytest.raises(ZeroDivisionError), atomic_dir(tmp_path / "a"):
+        _ = 1 / 0
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["old"]
+
+
+def test_starts_at_once_do_not_clear_each_other(tmp_path):
+    """The moment between the making of a folder and its lock is the dangerous one."""
+
+    def start(_):
+        with folder_near(tmp_path / "a") as folder:
+            (folder / "file").write_text("x")
+            return names(folder)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(start, range(200))) == [["file"]] * 200
+    assert names(tmp_path) == []

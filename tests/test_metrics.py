@@ -102,7 +102,22 @@ def test_parts_add_up(case, cut):
     total.update(t[cut:].reshape(1, -1), p[cut:].reshape(1, -1))
     assert torch.equal(total.matrix, confusion(t, p, classes))
     counts = {name: rows.sum(0) for name, rows in total.per_image().items()}
+    del counts["predicted_on_objects"]
     assert scores_of_counts(**counts) == total.scores() == scores(confusion(t, p, classes))
+
+
+@given(case=labelled())
+def test_counts_over_objects_are_those_without_the_other_pixels(case):
+    """An oracle: the pixels of the first class become void."""
+    classes, truth, prediction = case
+    t, p = tensors(truth, prediction)
+    total, objects = ConfusionMatrix(classes), ConfusionMatrix(classes)
+    total.update(t.reshape(1, -1), p.reshape(1, -1))
+    objects.update(t.masked_fill(t == 0, 255).reshape(1, -1), p.reshape(1, -1))
+    found, expected = total.per_image(), objects.per_image()
+    assert (found["predicted_on_objects"] == expected["predicted"]).all()
+    for name in ("true_positive", "truth"):
+        assert (found[name][:, 1:] == expected[name][:, 1:]).all()
 
 
 @given(case=labelled(), guess=st.integers(0, 255), voids=st.integers(1, 20))

@@ -16,7 +16,7 @@ from fcn.nets import build
 from fcn.nets.padded import PaddedTrunk, for_inference
 from fcn.weights import caffemodel
 from fcn.weights.backbone import initialise
-from fcn.weights.named import named_tensors, save
+from fcn.weights.named import named_tensors, read, save
 
 BGR = {"order": "bgr", "mean": [104.0, 117.0, 123.0], "std": [1.0, 1.0, 1.0]}
 RGB = {"order": "rgb", "mean": [120.0, 110.0, 100.0], "std": [50.0, 60.0, 70.0]}
@@ -342,3 +342,23 @@ def test_weights_of_another_number_of_classes(googlenet, tmp_path):
     caffemodel.write(tmp_path / "five.caffemodel", layers)
     with pytest.raises(UserError, match=r"five\.caffemodel: layer 'score_fr'"):
         predict.load("voc-fcn-googlenet", tmp_path / "five.caffemodel")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(googlenet, slim, value, tmp_path, capsys):
+    image = photo(tmp_path / "x.png", (40, 40))
+    tensors, about = read(slim[1])
+    tensors["conv1_2.bias"][0] = value
+    save(tmp_path / "ours.safetensors", tensors, about)
+    layers = caffemodel.read(googlenet[1])
+    blobs = [blob.copy() for blob in layers["score_fr"].blobs]
+    blobs[0].flat[-1] = value
+    layers["score_fr"] = caffemodel.Layer("score_fr", "Convolution", blobs)
+    caffemodel.write(tmp_path / "theirs.caffemodel", list(layers.values()))
+    for net, name, layer in (
+        ("auto", "ours.safetensors", "the weights conv1_2.bias are"),
+        ("voc-fcn-googlenet", "theirs.caffemodel", "layer 'score_fr': the file's weights are"),
+    ):
+        assert run(image, net=net, weights=tmp_path / name, out=tmp_path / "out") == 2
+        assert f"{name}: {layer} not all finite" in one_error(capsys)
+    assert not list((tmp_path / "out").iterdir())

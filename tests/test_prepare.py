@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 from functools import partial
@@ -435,6 +436,8 @@ def test_camvid_is_a_folder_of_ones_own(tmp_path):
 
 
 def test_generated_scenes(tmp_path):
+    left = tmp_path / f"prepared/.scenes.{os.uname().nodename}.0123abcd.tmp/new"
+    left.mkdir(parents=True)  # of a killed process
     definition = {"reader": "scenes", "title": "Scenes", "seed": 1, "size": [48, 64]}
     definition["splits"] = {"train": 2, "val": 1}
     info = prepare("scenes", definition, tmp_path)

@@ -13,7 +13,7 @@ import fcn.spec
 from fcn.__main__ import main
 from fcn.errors import UserError
 from fcn.schema import CONFIG, check, read_yaml, unknown
-from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, fingerprint, load_suite
+from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, Row, fingerprint, load_suite
 from tests.conftest import RGB, merged, tiny_suite
 
 SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
@@ -112,7 +112,7 @@ def test_whole_numbers_in_exponents_are_whole(write_suite):
 def test_base_of_a_run_merges_nets_and_recipes(write_suite):
     change = {
         "runs": {
-            "tiny/run": {"note": "n", "title": "T", "rows": [{"table": "table1", "row": "r"}]},
+            "tiny/run": {"note": "n", "title": "T", "rows": [{"table": "table2", "row": "FCN-8s"}]},
             "tiny/a": {"base": "tiny/run", "recipe": {"images": 40}, "net": {"skips": []}},
             "tiny/b": {"base": "tiny/a", "recipe": {"batch": 4}, "split": "train"},
             "tiny/c": {"base": "tiny/b", "recipe": "heavy", "net": {"base": "voc-fcn16s"}},
@@ -415,6 +415,23 @@ RUN_MISTAKES = [
     ),
     ({"base": "tiny/rum"}, ".base: no run 'tiny/rum'; did you mean tiny/run"),
     ({"rows": [{"table": "tabel1", "row": "r"}]}, ".rows: no table 'tabel1'; did you mean table1"),
+    (
+        {"rows": [{"table": "table2", "row": "FCN-32"}]},
+        ".rows: no row of table2 'FCN-32'; did you mean FCN-32s or ",
+    ),
+    (
+        {"rows": [{"table": "dropout", "row": "0.25"}]},
+        ".rows: no row of dropout '0.25'; known: with, without. A row of your own says new: true.",
+    ),
+    (
+        {"rows": [{"table": "table2", "row": "FCN-32s", "new": True}]},
+        ".rows: table2 has the row 'FCN-32s'; leave out new: true.",
+    ),
+    (
+        {"rows": [{"table": "bounds", "row": "128"}]},
+        ".rows: no run fills the table bounds; name another or none.",
+    ),
+    ({"rows": [{"table": "table2", "row": "x", "new": 1}]}, ".rows.0.new: 1 is not true or false"),
     ({"rows": [{"table": "table1"}]}, ".rows.0: the key 'row' is missing"),
     ({"rows": {"table": "table1"}}, ".rows: {'table': 'table1'} is not a list"),
     ({"seeds": [1, 1]}, ".seeds: [1, 1] "),
@@ -422,6 +439,11 @@ RUN_MISTAKES = [
     ({"version": 0}, ".version: 0 is less than the minimum of 1"),
     ({"time": 1}, ".time: 1 is not true or false"),
 ]
+
+
+def test_a_row_of_ones_own_is_declared(make_run):
+    run = make_run(rows=[{"table": "dropout", "row": "0.25", "new": True}])
+    assert run.rows == (Row("dropout", "0.25"),)
 
 
 def sentence(path, seeds=None):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from fcn.data.labels import VOID, label_png, open_image
 from fcn.data.readers import READERS, Input, Item
 from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
-from fcn.files import atomic_dir, read_object, write_json, write_text
+from fcn.files import atomic_dir, folder_near, read_object, write_json, write_text
 from fcn.spec import UNPACKED, contents_hash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,10 +52,9 @@ def prepare(
     archives = [_archive(archive, data_dir) for archive in definition.get("archives", [])]
     subset = any(archive["subset"] for archive in archives)
     place = data_dir / "prepared" / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=place.parent, prefix=f".{name}.") as scratch:
+    with folder_near(place) as scratch:
         root = _root(name, definition, data_dir, base)
-        contents = READERS[reader](definition, root, Path(scratch))
+        contents = READERS[reader](definition, root, scratch)
         items = {item.id: item for item in contents.items}
         splits, notes = resolve(
             contents.splits, contents.root, base, items, subset, contents.places

@@ -10,9 +10,9 @@ from fcn.report.exports import claim_records, to_csv, to_latex, to_markdown
 from fcn.report.page import banners, build_page
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import load_results
+from fcn.report.server import server_scores
 from fcn.report.tables import build_book
 from fcn.report.verdicts import counts, decide
-from fcn.schema import read_yaml
 
 if TYPE_CHECKING:
     from fcn.spec import Suite
@@ -53,7 +53,7 @@ def render(
     tables = parse_tables(suite.tables)
     claims = read_claims(config, tables, paper)
     with alone_in(out):  # so that of two renders at once the later sees what the earlier saw
-        found = load_results(suite, results, _server_scores(config))
+        found = load_results(suite, results, server_scores(config / "server_scores.yaml"))
         decided, unusable = decide(
             claims, tables, paper, found, suite.compare, assumed_spread(config)
         )
@@ -83,13 +83,3 @@ def render(
         "problems": problems,
         "files": [str(out / name) for name in texts],
     }
-
-
-def _server_scores(config: Path) -> list[dict[str, Any]]:
-    """Scores of the VOC server; their reader brings PyTorch, so it waits until there are any."""
-    path = config / "server_scores.yaml"
-    if not read_yaml(path):
-        return []
-    from fcn.submission import server_scores
-
-    return server_scores(path)

@@ -75,34 +75,39 @@ class Bootstrap:
     results: Results
     problems: list[str] = field(default_factory=list)
     _weights: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
-    _read: dict[tuple[str, str], Counts | None] = field(default_factory=dict)
+    _read: dict[tuple[str, str, bool], Counts | None] = field(default_factory=dict)
 
-    def counts(self, seed: SeedResult, task: str) -> Counts | None:
+    def counts(self, seed: SeedResult, task: str, objects: bool = False) -> Counts | None:
         """True positives, truth, predicted: (DRAWS, classes) each, of the resampled test sets.
 
-        None without a ``per_image.npz`` that can be read and agrees with ``metrics.json``; the
-        latter is a problem that is told.
+        With ``objects`` the predicted pixels are those whose truth is not the first class; files of
+        earlier versions lack them. None without a ``per_image.npz`` that has the counts, can be
+        read and agrees with ``metrics.json``; the last two are problems that are told.
         """
         path = seed.directory / "per_image.npz"
-        key = (str(path), task)
+        key = (str(path), task, objects)
         if key in self._read:
             return self._read[key]
         self._read[key] = None
         if not path.exists():
             return None
         name = shown(path, self.results.folder)
+        third = "predicted_on_objects" if objects else "predicted"
         try:
             with np.load(path) as file:
+                if objects and f"{task}_{third}" not in file:
+                    return None
                 ids = tuple(map(str, file["ids"]))
                 hit, truth, predicted = (
                     np.asarray(file[f"{task}_{part}"], np.float64)
-                    for part in ("true_positive", "truth", "predicted")
+                    for part in ("true_positive", "truth", third)
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             self.problems.append(f"{name}: cannot be read, so no interval is made from it.")
             return None
         confusion = _matrix(lookup(seed.metrics, ("tasks", task, "confusion")))
-        totals = (confusion.diagonal(), confusion.sum(1), confusion.sum(0))
+        claimed = confusion[1:] if objects else confusion
+        totals = (confusion.diagonal(), confusion.sum(1), claimed.sum(0))
         if not all(
             part.shape == (len(ids), len(total)) and np.array_equal(part.sum(0), total)
             for part, total in zip((hit, truth, predicted), totals, strict=True)
@@ -125,14 +130,13 @@ class Bootstrap:
     def draws(self, result: RunResult, origin: tuple[str, ...], rule: str) -> np.ndarray | None:
         """Draws (DRAWS,) of a column's mean over seeds, in the unit of the file.
 
-        Over the test images alone. None where the column is no metric of a confusion matrix, where
-        its average needs more than the counts per image (``objects``), or where a counted seed
-        lacks such counts.
+        Over the test images alone. None where the column is no metric of a confusion matrix, or
+        where a counted seed lacks the counts per image that its average needs.
         """
         metric = origin[-1] if origin else ""
-        if origin[:2] != ("metrics", "tasks") or metric not in METRICS or rule == "objects":
+        if origin[:2] != ("metrics", "tasks") or metric not in METRICS:
             return None
-        counts = [self.counts(seed, origin[2]) for seed in result.counted]
+        counts = [self.counts(seed, origin[2], rule == "objects") for seed in result.counted]
         if not counts or any(of_seed is None for of_seed in counts):
             return None
         draws = [average(metric, *of_seed, rule) for of_seed in counts if of_seed]

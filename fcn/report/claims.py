@@ -129,7 +129,7 @@ class Value:
     row: str | None = None
     column: str | None = None
     origin: tuple[str, ...] = ()
-    printed: str | float | None = None
+    printed: float | None = None
     loss: tuple[float, float] | None = None
     axis: str | None = None
     of: str | None = None
@@ -270,15 +270,13 @@ class _Reader:
         if "from" in value or curve:
             column = None
         columns = [c.key for c in self.tables[table].columns]
-        for name in filter(None, (column, value.get("printed"))):
-            if name not in columns:
-                raise self.fail(where, f"in {table}, {unknown('column', name, columns)}")
+        if column and column not in columns:
+            raise self.fail(where, f"in {table}, {unknown('column', column, columns)}")
         return Value(
             table=table,
             row=value["row"],
             column=column,
             origin=tuple(value["from"].split(".")) if "from" in value else (),
-            printed=value.get("printed", column),
             loss=tuple(value["loss"]) if "loss" in value else None,
             axis=cost.get("axis"),
             of=cost.get("of"),

@@ -161,12 +161,12 @@ class _Decider:
             table = next(t for t in self.tables.values() if t.kind == "bounds")
             return self.cell(table, value.bounds, table.columns[0])
         if value.classifier:
-            return {} if value.printed is None else {ANY: float(value.printed)}
+            return {} if value.printed is None else {ANY: value.printed}
         table = self.tables[str(value.table)]
         if value.loss or value.axis:
             point = self.printed_curve(value)
             return {} if point is None else {"Figure 5": point}
-        column = next((c for c in table.columns if c.key == value.printed), None)
+        column = self.column(value)
         return {} if column is None else self.cell(table, str(value.row), column)
 
     def cell(self, table: Table, name: str, column: Column) -> dict[str, float]:
@@ -331,7 +331,7 @@ class _Decider:
             return Sample(point, None, [run])  # a time, a count: the same for every seed
         draws = self.bootstrap.draws(run, origin, rule)
         if draws is None:
-            return Sample(point, None, [run], "no counts per image, so no interval")
+            return Sample(point, None, [run], "no counts per image for this mean, so no interval")
         draws = draws * scale
         weights = self.results.weights_of(run)
         if not weights:
@@ -551,7 +551,7 @@ def decide(
         ]
         verdict = "by test" if claim.by_test else _whole(tests)
         views.append(ClaimView(claim, verdict, tests, printed))
-    return views, bootstrap.problems
+    return views, list(dict.fromkeys(bootstrap.problems))  # a file may be read for two means
 
 
 def counts(views: list[ClaimView]) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ def load_named(
     """Copy ``tensors`` into ``module``; the names that got nothing are returned.
 
     With ``partial`` a tensor without a partner on either side is left alone; without it, it is a
-    UserError. A shape that differs is always one.
+    UserError. A shape that differs or a value that is not finite is always one.
     """
     own = named_tensors(module)
     missing = [name for name in own if name not in tensors]
@@ -43,6 +43,10 @@ def load_named(
                 raise UserError(
                     f"{source}: {name} has shape {tuple(tensors[name].shape)}, "
                     f"the net needs {tuple(target.shape)}."
+                )
+            if not tensors[name].isfinite().all():
+                raise UserError(
+                    f"{source}: the weights {name} are not all finite; train again, or give others."
                 )
             target.copy_(tensors[name])
     settle(module)
