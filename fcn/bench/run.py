@@ -25,7 +25,7 @@ from fcn.spec import load_suite
 TABLE1, VOC = (500, 500), (375, 500)  # height, width
 NETS = ("voc-fcn32s", "voc-fcn8s", "voc-fcn-googlenet")
 HEAVY, SMALL, SCORED = "voc2011/fcn32s", "voc2011/googlenet", "voc2011/fcn8s"
-DEMO = "scenes/fcn32s"
+DEMO = "demo/fcn32s"
 LOADERS = 8  # processes at the most
 UPDATES = {False: 1000, True: 300}  # of the loop
 ROUNDS = {("cpu", False): 7, ("cpu", True): 3, ("cuda", False): 15, ("cuda", True): 5}

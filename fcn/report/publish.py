@@ -19,6 +19,7 @@ FILES = (
     "timing.json",
     "loss.csv",
     "validation.csv",
+    "diverged.json",
 )
 
 
