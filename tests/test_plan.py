@@ -284,7 +284,7 @@ def test_hours_follow_from_images_and_forward_cost(suite, tmp_path):
     first = suite.runs["voc2012/first"]
     each, measured = hours_of(first, tmp_path), plan.hours(first, tmp_path, gpu=True)[1]
     recipe = first.config["recipe"]
-    assert each == pytest.approx(recipe["images"] * 3 * first.gflop / 50e3 / 3600) and not measured
+    assert each == pytest.approx(recipe["images"] * 3 * first.gflop / 23e3 / 3600) and not measured
     half = replace(first, config={**first.config, "recipe": {**recipe, "patch_keep": 0.5}})
     assert plan.hours(half, tmp_path, gpu=True)[0] == pytest.approx(2 * each)
     assert plan.hours(replace(first, gflop=None), tmp_path, gpu=True) == (None, False)
