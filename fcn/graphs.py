@@ -82,6 +82,7 @@ class Graphs(Generic[T]):
         self.cuda = device.type == "cuda"
         self._calls: Counter[Any] = Counter()
         self._graphs: dict[Any, _Graph[T]] = {}
+        self._room = KEPT
         # Graphs never run side by side, so their intermediate results may share memory.
         self._pool = torch.cuda.graph_pool_handle() if self.cuda else None
 
@@ -95,6 +96,9 @@ class Graphs(Generic[T]):
         result = self.function(*tensors)
         self._calls[key] += 1
         # Just computed at this shape: all that is made once for it is there.
-        if self._calls[key] >= AFTER and len(self._graphs) < KEPT:
-            self._graphs[key] = _Graph(self.function, tensors, self._pool)
+        if self._calls[key] >= AFTER and len(self._graphs) < self._room:
+            try:
+                self._graphs[key] = _Graph(self.function, tensors, self._pool)
+            except torch.OutOfMemoryError:  # it needs memory beside what calls use
+                self._room = 0
         return result
