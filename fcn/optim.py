@@ -97,6 +97,12 @@ class CaffeSGD:
             for parameter in parameters:
                 parameter.grad = None
 
+    def clear(self) -> None:
+        """Drop the gradients that the parameters hold."""
+        for group in self.groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     @torch.no_grad()
     def gather(self) -> None:
         """Add the gradients that the parameters hold to those of the update, and clear them."""

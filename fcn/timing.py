@@ -101,10 +101,9 @@ def time_run(
         precisions = ["fp32"] + (["tf32", "bf16"] if device.type == "cuda" else ["bf16"])
         for precision in precisions:
             mark = "" if precision == "fp32" else f"_{precision}"
-            plan.append(
-                (f"synchronised{mark}", forward, precision, min(WARMUP, few), trials, False)
-            )
-            plan.append((f"with_transfer{mark}", labels, precision, min(WARMUP, few), trials, True))
+            warm = max(prepared, min(WARMUP, few))
+            plan.append((f"synchronised{mark}", forward, precision, warm, trials, False))
+            plan.append((f"with_transfer{mark}", labels, precision, warm, trials, True))
         for name, made, precision, warmup, count, transfer in plan:
             with arithmetic(precision, device):
                 protocols[name] = measure(made(precision), device, warmup, count) | {

@@ -75,8 +75,9 @@ class Training:
         # As many updates as the images allow at p = 1: Figure 5 compares per update.
         self.updates = max(1, recipe["images"] // recipe["batch"])
         self.optimizer = CaffeSGD(net, recipe)
-        self.whole = Graphs(self._whole, device)  # an update of one group of images
-        self.part = Graphs(self._part, device)  # one of several groups
+        undo = self.optimizer.clear
+        self.whole = Graphs(self._whole, device, undo)  # an update of one group of images
+        self.part = Graphs(self._part, device, undo)  # one of several groups
         self.update = 0
         self.seconds = 0.0
         self.waited = 0.0  # seconds of them in which the loop waited for images

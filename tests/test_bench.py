@@ -479,7 +479,7 @@ def test_the_page_says_that_no_gpu_was_measured_and_loads_nothing(tmp_path):
     assert page.loads == [] and "url(" not in text and "@import" not in text
     assert {a for a in page.anchors if not a.startswith("#")} == set()
     assert {a[1:] for a in page.anchors} <= set(page.ids)
-    assert "only the CPU side is measured" in text
+    assert "Only the CPU side has a record" in text
     assert "plain &lt;b&gt;" in text and "missed" in text and "Loading needs --data." in text
     assert "Other programs took part" in text
 
@@ -493,11 +493,17 @@ def test_a_run_on_one_device_keeps_what_the_other_left(tmp_path, monkeypatch):
     known = json.loads((tmp_path / "benchmarks.json").read_text())
     assert set(known) == {"cpu", "cuda"} and known["cuda"]["ceilings"] == gpu
     text = (tmp_path / "benchmarks.html").read_text()
-    assert "No GPU was to be had" not in text and re.search(r"<h2 id=\"cuda\">", text)
+    assert "Only the CPU side" not in text and re.search(r"<h2 id=\"cuda\">", text)
     assert "Other programs took part" not in text
 
 
 def test_what_was_measured_before_a_stop_stays(tmp_path, monkeypatch):
+    """Beside the last record, which stays too; both have the page's form."""
+    monkeypatch.setattr(run_module, "_measure", lambda *_: iter([measured(complete=True)]))
+    run_module.bench("cpu", tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert set(before) == {"benchmarks.json", "benchmarks.html"}
+
     def stopped(*_):
         yield measured(complete=False, passes={})
         raise KeyboardInterrupt
@@ -505,8 +511,11 @@ def test_what_was_measured_before_a_stop_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "_measure", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_module.bench("cpu", tmp_path)
-    assert json.loads((tmp_path / "benchmarks.json").read_text())["cpu"]["cases"]
-    assert "stopped before its end" in (tmp_path / "benchmarks.html").read_text()
+    after = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    left = json.loads(after.pop("benchmarks.partial.json"))
+    assert after == before and left["cpu"]["cases"]
+    write_page(left, tmp_path / "page.html")
+    assert "stopped before its end" in (tmp_path / "page.html").read_text()
 
 
 def test_passes_over_real_images(data_dir, make_run):

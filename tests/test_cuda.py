@@ -16,7 +16,7 @@ from fcn.evaluate import evaluate_run
 from fcn.graphs import Graphs, on_stream
 from fcn.nets import build
 from fcn.nets.conv import ConvReLU
-from fcn.nets.padded import for_inference
+from fcn.nets.padded import _sources, for_inference
 from fcn.nets.upsample import _Transposed
 from fcn.schema import ROOT
 from fcn.timing import time_run
@@ -103,9 +103,10 @@ def test_graphs_train_as_calls_do(make_run, data_dir, tmp_path, monkeypatch, cha
     for after in (2, 10**9):
         monkeypatch.setattr("fcn.graphs.AFTER", after)
         results = tmp_path / str(after)
+        replays.clear()
         train(run, 0, device=GPU, data_dir=data_dir, results=results)
         weights.append(read(run.directory(results, 0) / "model.safetensors")[0])
-        assert len(replays) > 20
+        assert len(replays) > 20 if after == 2 else not replays
     for name, found in weights[0].items():
         moved = (weights[1][name] - found).abs().max()
         assert moved <= 1e-4 * weights[1][name].abs().max() + 1e-7, name
@@ -131,6 +132,7 @@ def test_a_graph_keeps_what_caches_drop(make_run, data_dir):
         for module in fast.modules():
             for cache in ("_matrices", "_quiet"):
                 getattr(module, cache, {}).clear()
+        _sources.cache_clear()
         filler = [torch.full((64, 64), torch.nan, device=GPU) for _ in range(4096)]
         assert torch.equal(replayed(x), first) and filler
 

@@ -5,6 +5,10 @@ import torch
 
 from fcn import graphs as module
 from fcn.graphs import AFTER, Graphs, hold, on_stream
+from fcn.nets import build
+from fcn.nets.padded import for_inference
+from fcn.train import train
+from fcn.weights.named import read
 
 CPU = torch.device("cpu")
 
@@ -47,18 +51,39 @@ def test_the_number_of_graphs_is_bounded(recorded, monkeypatch):
     assert shapes == [(1,), (2,)]
 
 
-def test_without_memory_for_a_graph_it_goes_on_call_by_call(monkeypatch):
+def test_a_recording_that_fails_changes_no_training(
+    make_run, data_dir, tmp_path, monkeypatch, capsys
+):
+    """It fails within the backward pass, when some weights already have what are no gradients."""
     tries = []
 
-    def full(*_):
+    def full(function, inputs, _):
         tries.append(1)
-        raise torch.OutOfMemoryError
+        first = next(function.__self__.net.parameters())
 
-    monkeypatch.setattr(module, "_Graph", full)
-    graphs = Graphs(lambda x: x + 1, CPU)
-    graphs.cuda = True
-    assert all(graphs(torch.tensor(i)) == i + 1 for i in range(3 * AFTER))
-    assert tries == [1]
+        def fail(gradient):
+            raise torch.OutOfMemoryError
+
+        handle = first.register_hook(fail)
+        try:
+            function(*inputs)
+        finally:
+            handle.remove()
+
+    recipe = {"base": "short", "images": 4 * AFTER, "batch": 1, "learning_rate": 1e-2}
+    run = make_run(recipe=recipe, net={"base": "slim", "score_init": "random", "dropout": 0.0})
+    weights = []
+    for failing in (False, True):
+        if failing:
+            monkeypatch.setattr(module, "_Graph", full)
+            cuda = property(lambda _: True, lambda *_: None)
+            monkeypatch.setattr(Graphs, "cuda", cuda, raising=False)
+            monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+        train(run, 0, device=CPU, data_dir=data_dir, results=tmp_path / str(failing))
+        file = run.directory(tmp_path / str(failing), 0) / "model.safetensors"
+        weights.append(read(file)[0])
+    assert tries and "call by call from here on" in capsys.readouterr().err
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_on_the_cpu_it_is_the_function():
@@ -75,6 +100,22 @@ def test_on_the_cpu_it_is_the_function():
     assert len(calls) == 5
 
 
-def test_nothing_is_held_outside_of_a_recording():
+def test_caches_give_what_they_drop_to_a_recording(named_nets, monkeypatch):
+    """All tensors that a pass for inference reads and its weights do not hold."""
+    fast = for_inference(build(named_nets["voc-fcn8s"][0] | {"width": 0.05}, {"semantic": 3}))
+    x = torch.zeros(1, 3, 40, 50)
+    with torch.inference_mode():
+        fast.eval()(x)
+        held: list[torch.Tensor] = []
+        monkeypatch.setattr(module, "_held", held)
+        fast(x)
+    kept = {id(tensor) for tensor in held}
+    for layer in fast.modules():
+        for tensor in getattr(layer, "_matrices", {}).values():
+            assert id(tensor) in kept
+        for maps in getattr(layer, "_quiet", {}).values():
+            assert all(id(tensor) in kept for tensor in maps)
+    assert any(tensor.dtype == torch.int64 for tensor in held)  # rows of the surroundings
+    monkeypatch.setattr(module, "_held", None)
     tensor = torch.zeros(1)
-    assert hold(tensor) is tensor
+    assert hold(tensor) is tensor and id(tensor) not in {id(t) for t in held}

@@ -44,7 +44,7 @@ def bench(
 ) -> dict[str, Any]:
     """Measure and write ``benchmarks.json`` (a key for each kind of device) and the page.
 
-    Both are written after every part: what was measured before a stop stays, and says so.
+    What was measured before a stop stays in ``benchmarks.partial.json``, of the same form.
 
     Args:
         quick: fewer rounds.
@@ -64,14 +64,16 @@ def bench(
     if weights:
         cases.trained(weights)
     dag = scale.dag(demo) if demo else None  # a measurement takes long: first see that all is there
-    path = out / "benchmarks.json"
+    path, partial = out / "benchmarks.json", out / "benchmarks.partial.json"
     known = read_json(path) if path.exists() else {}
     found: dict[str, Any] = {}
     with chosen(device_name) as device, on_stream(device):
         for found in _measure(device, quick, port, weights, data, split, images, dag):
-            known[device.type] = found
-            write_json(path, known)
-            write_page(known, out / "benchmarks.html")
+            write_json(partial, {device.type: found})
+    known[device.type] = found
+    write_json(path, known)
+    write_page(known, out / "benchmarks.html")
+    partial.unlink()
     return found
 
 

@@ -220,9 +220,11 @@ class PaddedTrunk(Trunk):
 @lru_cache(4096)
 def _sources(span: Span, first: int, last: int, cells: int, device: torch.device) -> Tensor:
     """(last - first,) int64: which of the ``cells`` of the reduced map each cell has."""
-    at = torch.arange(first, last)
-    inside = at.clamp(max=min(span.low, cells - 1))
-    return torch.where(at >= span.cells - span.high, at - span.cells + cells, inside).to(device)
+    with torch.inference_mode(False):  # kept for passes of either kind
+        at = torch.arange(first, last)
+        inside = at.clamp(max=min(span.low, cells - 1))
+        from_end = at >= span.cells - span.high
+        return torch.where(from_end, at - span.cells + cells, inside).to(device)
 
 
 def placed(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from fcn.device import tf32
 from fcn.graphs import hold
 
+KEPT = 512  # matrices, one for each side that images have
+
 
 def bilinear_taps(kernel: int) -> Tensor:
     """The 1-d interpolation kernel of ``surgery.interp`` in the authors' repository, float64.
@@ -104,8 +106,8 @@ class Upsample(nn.Module):
     def _matrix(self, size: int, first: int, length: int, like: Tensor) -> Tensor:
         key = (size, first, length, like.device)
         if key not in self._matrices:
-            if len(self._matrices) > 512:
-                self._matrices.clear()
+            if len(self._matrices) >= KEPT:
+                del self._matrices[next(iter(self._matrices))]
             with torch.inference_mode(False):  # training may use a matrix that validation made
                 matrix = upsampling_matrix(size, self.kernel, self.stride, first, length)
                 self._matrices[key] = matrix.to(like)
