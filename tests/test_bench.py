@@ -497,6 +497,44 @@ def test_a_run_on_one_device_keeps_what_the_other_left(tmp_path, monkeypatch):
     assert "Other programs took part" not in text
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_part_is_measured(data_dir, monkeypatch, kind):
+    """The plan with measurements that take no time: its runs, nets and data are there."""
+    asked: list[str] = []
+
+    def stand_in(name, result):
+        def call(*arguments, **keywords):
+            asked.append(name)
+            return result
+
+        return call
+
+    case = measured()["cases"][0]
+    for name, result in {
+        "inference": case,
+        "training": case,
+        "evaluation": {},
+        "loop": {},
+        "agreement": None,
+        "loading": None,
+    }.items():
+        monkeypatch.setattr(cases, name, stand_in(name, result))
+    monkeypatch.setattr(run_module, "ceilings", lambda _: RATES | {"tf32": 5e11})
+    monkeypatch.setattr(run_module.scale, "process_start", lambda _: 1.0)
+    monkeypatch.setattr(run_module.scale, "harness", stand_in("harness", []))
+    monkeypatch.setattr(run_module.Clock, "provenance", lambda *_, **__: {})
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    tiny = data_dir / "prepared" / "tiny"
+    weights = tiny / "model.safetensors"
+    device = torch.device(kind)
+    found = list(run_module._measure(device, True, None, weights, tiny, "val", 3, None))
+    assert found[-1]["complete"] and len(found) >= len(asked)
+    assert asked.count("inference") == 3 + (kind == "cuda") and asked.count("training") == 2
+    only = {"cpu": {"harness"}, "cuda": {"evaluation", "loop"}}[kind]
+    assert set(asked) == {"inference", "training", "agreement", "loading"} | only
+
+
 def test_what_was_measured_before_a_stop_stays(tmp_path, monkeypatch):
     """Beside the last record, which stays too; both have the page's form."""
     monkeypatch.setattr(run_module, "_measure", lambda *_: iter([measured(complete=True)]))
