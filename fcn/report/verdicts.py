@@ -445,6 +445,11 @@ class _Decider:
                 view.verdict, view.reason = "inconclusive", "undefined on some resampled images"
                 return view
             low, high = view.low, view.high = interval(draws)
+            # Scores near 0 moved by more than they are: their ratio is then that of the moves.
+            if not low <= view.point <= high:
+                view.verdict = "inconclusive"
+                view.reason = "what was found lies outside of its interval: seeds differ by more"
+                return view
         view.verdict = test.expect.verdict(low, high)
         if view.verdict == "inconclusive":
             view.reason = "the interval crosses the tolerance"
