@@ -552,6 +552,23 @@ def test_weights_scored_again_differ_by_no_seed(tmp_path: Path):
     assert widths[0] == pytest.approx(widths[1], rel=1e-6)
 
 
+def test_a_ratio_outside_of_its_own_interval_decides_nothing(tmp_path: Path):
+    """Scores of the same weights near 0, moved by more than they are: the ratio becomes 1."""
+    whole = make_run("voc2011/reference", (("pami_table8", "Reference"),))
+    hidden = make_run("voc2011/reference-bg", (("pami_table8", "Reference-BG"),))
+    again = {**hidden.config, "recipe": None, "weights": {"run": whole.id, "hash": whole.hash}}
+    hidden = replace(hidden, config=again)
+    planted(tmp_path / "results", whole, 0, 0.05)
+    planted(tmp_path / "results", hidden, 0, 0.01)
+    suite = make_suite(whole, hidden)
+    few = decided(suite, tmp_path, "masking", spread=0.01)[0].tests[0]
+    assert few.verdict == "reproduced" and few.point is not None and few.point < 0.5
+    test = decided(suite, tmp_path, "masking", spread=1e4)[0].tests[0]
+    assert test.point == few.point and test.low is not None and test.low > 0.9 > test.point
+    assert test.verdict == "inconclusive"
+    assert test.reason == "what was found lies outside of its interval: seeds differ by more"
+
+
 def test_divergence_decides_where_the_claim_is_that_training_fails(tmp_path: Path):
     scaled = make_run("voc2011/scaled", (("at_once", "with scales"),))
     plain = make_run("voc2011/plain", (("at_once", "without scales"),))

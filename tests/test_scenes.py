@@ -161,6 +161,12 @@ def test_an_empty_folder_is_filled_and_a_full_one_is_refused(tmp_path: Path) -> 
         ({"size": [[64, 48], 96]}, "size is"),
         ({"size": "96x128"}, "size is '96x128'"),
         ({"classes": 3}, "unknown key 'classes'"),
+        ({"objects": 3}, "objects is 3"),
+        ({"objects": [3, 1]}, "objects is"),
+        ({"objects": [1, 2.5]}, "objects is"),
+        ({"object_scale": 0}, "object_scale is 0"),
+        ({"object_scale": "4"}, "object_scale is '4'"),
+        ({"object_scale": True}, "object_scale is True"),
     ],
 )
 def test_a_bad_definition_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -194,6 +200,52 @@ def test_size_is_as_asked_in_either_orientation(
     )
     assert painted.image().shape == (h, w, 3) and painted.image().dtype == np.uint8
     assert painted.depth.shape == painted.geometric.shape == painted.order.shape == (h, w)
+
+
+def test_fewer_and_larger_objects_as_asked(tmp_path: Path) -> None:
+    """None, or one larger where it stands; what is not said is 4 to 8 of size 1."""
+    size: dict[str, Any] = {"seed": 1, "splits": {"a": 12}, "size": [96, 128]}
+    made = {}
+    asked: dict[str, dict[str, Any]] = {
+        "usual": {},
+        "same": {"objects": [4, 8], "object_scale": 1},
+        "none": {"objects": [0, 0]},
+        "one": {"objects": [1, 1]},
+        "large": {"objects": [1, 1], "object_scale": 4},
+    }
+    for name, more in asked.items():
+        scenes.generate(tmp_path / name, size | more)
+        labels = sorted((tmp_path / name / "SegmentationClass").iterdir())
+        made[name] = [pixels(path) for path in labels]
+    assert tree(tmp_path / "usual") == tree(tmp_path / "same")
+    water = len(scenes.KINDS) + 1
+    kinds = {
+        name: [set(np.unique(label)) - {0, 255, water} for label in labels]
+        for name, labels in made.items()
+    }
+    assert not any(kinds["none"]) and max(map(len, kinds["one"])) == 1
+    assert max(map(len, kinds["usual"])) > 2
+    covered = {
+        name: float(np.mean([(label % 255 > 0).mean() for label in labels]))
+        for name, labels in made.items()
+    }
+    assert covered["large"] > 1.4 * covered["one"] > 0
+
+
+def test_an_object_is_enlarged_as_far_as_all_of_it_has_room() -> None:
+    for kind in scenes.KINDS:
+        for scale in (1.0, 2.0, 100.0):
+            picture = scenes.Scene(scenes._generator(3, kind.name, 0), 96, 128)
+            empty = picture.label.copy()
+            picture.stand(kind, 7, 80, 64.0, scale)
+            rows, columns = np.nonzero(picture.label != empty)
+            high, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
+            if scale == 1.0:
+                first = high
+            elif first < 80 and wide < 128:  # what fits does so still, and is larger
+                assert high <= 80 and (high > first or wide > 0.7 * 128)
+            if scale == 100.0 and first < 80:
+                assert high > 0.9 * 80 or wide > 0.6 * 128
 
 
 @few

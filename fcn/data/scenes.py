@@ -39,6 +39,7 @@ VOID = 255
 SKY, HORIZONTAL, VERTICAL = 0, 1, 2
 SKY_METRES, FAR_METRES = 65.0, 55.0  # sky; the farthest ground and the hills. 16 bit mm hold 65.5 m
 BACKGROUND = 0
+OBJECTS = (4, 8)  # the fewest and the most of a scene, where its definition does not say
 
 
 class Scene:
@@ -162,10 +163,16 @@ class Scene:
         self.label[here][mask], self.geometric[here][mask] = label, VERTICAL
         self.depth[here][mask], self.order[here][mask] = metres, self.count
 
-    def stand(self, kind: Kind, label: int, foot: int, x: float) -> None:
-        """Put an object on the ground, its lowest row above row ``foot``, or a bird in the air."""
+    def stand(self, kind: Kind, label: int, foot: int, x: float, scale: float = 1.0) -> None:
+        """Put an object on the ground, its lowest row above row ``foot``, or a bird in the air.
+
+        ``scale`` enlarges it where it stands, as long as the picture has the height above its foot
+        and the width for it.
+        """
         metres = min(self.focal * self.eye / (foot - self.horizon), FAR_METRES)
-        high = max(4, round(self.focal * between(self.rng, *kind.height) / metres))
+        exact = self.focal * between(self.rng, *kind.height) / metres
+        room = min(foot, self.width / kind.aspect[1]) / exact
+        high = max(4, round(exact * max(1.0, min(scale, room))))
         sprite = self.sprite(kind, high)
         left, top = round(x - sprite.width / 2), foot - high
         if kind.name == "bird":
@@ -185,15 +192,20 @@ class Scene:
         shade = (down * down + across * across <= 1) & (self.geometric[here] == HORIZONTAL)
         self.rgb[here][shade] *= np.float32(0.62)
 
-    def populate(self) -> None:
-        """Ponds, then objects and clutter from far to near."""
+    def populate(self, objects: tuple[int, int] = OBJECTS, scale: float = 1.0) -> None:
+        """Ponds, then objects and clutter from far to near.
+
+        ``objects``: the fewest and the most; clutter is a quarter of the one to half of the other.
+        ``scale``: see ``stand``.
+        """
         rng = self.rng
+        fewest, most = objects
         if rng.random() < WATER_SHARE[self.place]:
             self.pond()
         placed: list[tuple[int, int, Kind, int, float]] = []
         for kinds, first, count in (
-            (KINDS, 1, int(rng.integers(4, 9))),
-            (CLUTTER, 0, int(rng.integers(1, 5))),
+            (KINDS, 1, int(rng.integers(fewest, most + 1))),
+            (CLUTTER, 0, int(rng.integers(fewest // 4, most // 2 + 1))),
         ):
             edges = np.cumsum([kind.frequency[self.place] for kind in kinds])
             for _ in range(count):
@@ -207,7 +219,7 @@ class Scene:
                 if not self._in_water(foot, x):
                     placed.append((foot, len(placed), kind, label, x))
         for foot, _, kind, label, x in sorted(placed, key=lambda item: item[:2]):
-            self.stand(kind, label, foot, x)
+            self.stand(kind, label, foot, x, scale)
 
     def _in_water(self, foot: int, x: float) -> bool:
         row, column = min(foot, self.height - 1), min(max(int(x), 0), self.width - 1)
@@ -251,18 +263,24 @@ def _generator(seed: int, series: str, index: int) -> Rng:
 
 
 def scene(
-    seed: int, split: str, index: int, size: tuple[tuple[int, int], tuple[int, int]]
+    seed: int,
+    split: str,
+    index: int,
+    size: tuple[tuple[int, int], tuple[int, int]],
+    objects: tuple[int, int] = OBJECTS,
+    scale: float = 1.0,
 ) -> Scene:
     """Paint one scene; ``size`` is the range (both ends included) of height and of width.
 
-    Every second scene, at random, has height and width exchanged.
+    Every second scene, at random, has height and width exchanged. ``objects`` and ``scale``: as in
+    ``Scene.populate``.
     """
     rng = _generator(seed, split, index)
     height, width = (int(rng.integers(low, high + 1)) for low, high in size)
     if rng.random() < 0.5:
         height, width = width, height
     result = Scene(rng, height, width)
-    result.populate()
+    result.populate(objects, scale)
     return result
 
 
@@ -327,9 +345,26 @@ def generate(root: Path, definition: Mapping[str, Any]) -> None:
                 f"scenes: the definition lacks {key!r}; it needs seed, splits and size."
             )
     for key in definition:
-        if key not in ("seed", "splits", "size"):
-            raise UserError(f"scenes: unknown key {key!r}; known are seed, splits and size.")
+        if key not in ("seed", "splits", "size", "objects", "object_scale"):
+            raise UserError(
+                f"scenes: unknown key {key!r}; known are seed, splits, size, objects and "
+                "object_scale."
+            )
     seed, splits, size = definition["seed"], definition["splits"], _ranges(definition["size"])
+    objects, scale = definition.get("objects", OBJECTS), definition.get("object_scale", 1.0)
+    if not (
+        isinstance(objects, list | tuple)
+        and len(objects) == 2
+        and all(_whole(end, 0, 100) for end in objects)
+        and objects[0] <= objects[1]
+    ):
+        raise UserError(
+            f"scenes: objects is {objects!r}; give [fewest, most], whole numbers from 0 to 100."
+        )
+    if not (
+        isinstance(scale, int | float) and not isinstance(scale, bool) and 1 <= scale <= 100
+    ):
+        raise UserError(f"scenes: object_scale is {scale!r}; give a number from 1 to 100.")
     if not _whole(seed, 0, 2**63):
         raise UserError(f"scenes: seed is {seed!r}; give a whole number from 0 up.")
     if not isinstance(splits, Mapping) or not splits:
@@ -352,7 +387,8 @@ def generate(root: Path, definition: Mapping[str, Any]) -> None:
         for split, count in splits.items():
             names = [f"{split}_{index:05d}" for index in range(count)]
             for index, name in enumerate(names):
-                picture, file = scene(seed, split, index, size), f"{name}.png"
+                picture = scene(seed, split, index, size, (objects[0], objects[1]), scale)
+                file = f"{name}.png"
                 void, hidden = picture.void(), np.uint8(VOID)
                 _save(picture.image(), folder / "JPEGImages" / file)
                 for sub, label in (
