@@ -172,7 +172,6 @@ def evaluate_run(
     tensors, _ = read(folder / "model.safetensors")
     load_named(net, tensors, str(folder / "model.safetensors"))
     net.to(device).to(memory_format=torch.channels_last)
-    precision = (run.config["recipe"] or {"precision": "fp32"})["precision"]
     check_sizes(net, dataset)
     entries: dict[str, list[dict[str, Any]]] = {task: [] for task in run.labels}
 
@@ -185,7 +184,7 @@ def evaluate_run(
         dataset,
         run,
         device,
-        precision,
+        run.precision,
         workers,
         keep,
         progress=lambda batches: tqdm(
@@ -218,7 +217,7 @@ def evaluate_run(
         for a in dataset.info["archives"]
         if a["name"] not in {known["name"] for known in archives}
     ]
-    provenance = clock.provenance(precision=precision, seed=seed, archives=archives)
+    provenance = clock.provenance(precision=run.precision, seed=seed, archives=archives)
     result = {
         "run": run.name,
         "dataset": run.dataset,

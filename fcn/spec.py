@@ -100,10 +100,14 @@ RECIPE_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table that a run fills."""
+    """A row of a table that a run fills.
+
+    ``against``: labels of the texts that it is set against where a row has several; empty for all.
+    """
 
     table: str
     row: str
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Run:
     seeds: tuple[int, ...]
     time: bool
     gflop: float | None = None  # forward cost of an image, for the planner
+    precision: str = "fp32"  # of its scores; without a training, of the one that made the weights
 
     @property
     def dataset(self) -> str:
@@ -500,12 +505,21 @@ class _Resolver:
         own = self.forced_seeds or own
         if len(set(own)) < len(own):
             raise UserError(f"{where}.seeds: {list(own)} names a seed twice.")
+        if recipe:
+            precision = str(recipe["precision"])
+        else:
+            parents = [suite.runs[name] for name in _parents_of(key, entry).values()]
+            precision = next((parent.precision for parent in parents), "fp32")
         run = Run(
             id=key,
+            precision=precision,
             title=entry.get("title", key.split("/")[1]),
             note=entry.get("note"),
             config=config,
-            rows=tuple(Row(r["table"], r["row"]) for r in entry.get("rows", [])),
+            rows=tuple(
+                Row(r["table"], r["row"], tuple(r.get("against", ())))
+                for r in entry.get("rows", [])
+            ),
             seeds=own if recipe or _parents_of(key, entry) else (0,),  # released weights have none
             time=entry.get("time", False),
             gflop=gflop,
@@ -527,6 +541,10 @@ class _Resolver:
         if not new and name not in known:
             near = unknown(f"row of {table}", name, known)
             raise UserError(f"{where}: {near} A row of your own says new: true.")
+        labels = [read["label"] for read in tables[table].get("reads", [])]
+        for label in row.get("against", ()):
+            if label not in labels:
+                raise UserError(f"{where}: {unknown(f'text of {table}', label, labels)}")
 
     def recipe(self, entry: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         """How a run is trained, None where it is not."""

@@ -116,12 +116,11 @@ def submit(
     load_named(net, tensors, str(folder / "model.safetensors"))
     net.eval().to(device).to(memory_format=torch.channels_last)
     check_sizes(net, dataset)
-    precision = (run.config["recipe"] or {"precision": "fp32"})["precision"]
-    labeller = BatchLabeller(net, run, device, precision)
+    labeller = BatchLabeller(net, run, device, run.precision)
 
     def labelled() -> Iterator[tuple[str, np.ndarray]]:
         batches = loader(dataset, [[i] for i in range(len(dataset))], workers, False)
-        with torch.inference_mode(), on_stream(device), arithmetic(precision, device):
+        with torch.inference_mode(), on_stream(device), arithmetic(run.precision, device):
             for batch in tqdm(
                 batches, run.id, len(dataset), unit="img", mininterval=1.0, dynamic_ncols=True
             ):
@@ -151,7 +150,7 @@ def submit(
         "config": run.config,
         "config_hash": run.hash,
         "provenance": clock.provenance(
-            precision=precision,
+            precision=run.precision,
             seed=seed,
             archives=trained["provenance"]["archives"] + dataset.info["archives"],
         ),

@@ -109,7 +109,8 @@ class Training:
                 counts = count_pixels(maps, len(dataset.classes[task]))
                 self.class_weights[task] = class_weights(counts).to(device)
         classes = max(len(names) for names in dataset.classes.values())
-        self.limit = DIVERGED * guessing(recipe["loss"], classes)
+        heaviest = [float(weights.max()) for weights in self.class_weights.values()]
+        self.limit = DIVERGED * guessing(recipe["loss"], classes) * max([1.0, *heaviest])
         # Of the updates since the last row of the log: loss and valid pixels, kept on the device.
         self.losses = torch.zeros(LOG_EVERY, 2, dtype=torch.float64, device=device)
 
@@ -299,9 +300,7 @@ def train(
         "images_per_second": None,
         "loss": None,
     }
-    precision = "fp32"
     if config["recipe"] is not None:
-        precision = config["recipe"]["precision"]
         dataset = load_set(data_dir, run, "train", cache_bytes)
         check_sizes(net, dataset)
         archives = archives + dataset.info["archives"]
@@ -320,7 +319,9 @@ def train(
                 "loss": error.loss if math.isfinite(error.loss) else None,
                 "config": config,
                 "config_hash": run.hash,
-                "provenance": clock.provenance(precision=precision, seed=seed, archives=archives),
+                "provenance": clock.provenance(
+                    precision=run.precision, seed=seed, archives=archives
+                ),
             }
             write_json(evidence, found)
             raise
@@ -340,7 +341,7 @@ def train(
     else:
         for name, fields in (("loss", LOSS_FIELDS), ("validation", VALIDATION_FIELDS)):
             write_rows(folder / f"{name}.csv", fields, [])
-    provenance = clock.provenance(precision=precision, seed=seed, archives=archives)
+    provenance = clock.provenance(precision=run.precision, seed=seed, archives=archives)
     about = {
         "net": config["net"],
         "classes": info["classes"],

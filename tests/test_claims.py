@@ -740,6 +740,9 @@ def write_curve(folder: Path, losses: np.ndarray, images: int, seconds: float) -
 def test_curves_of_figure_5(tmp_path: Path):
     rows = ("full images", "50% sampling", "25% sampling")
     runs = [make_run(f"voc2011/p{i}", (("figure5", row),), (0, 1)) for i, row in enumerate(rows)]
+    for i, run in enumerate(runs):  # a part of each image, of as many more images
+        recipe = {**(run.config["recipe"] or {}), "patch_keep": 0.5**i}
+        runs[i] = replace(run, config={**run.config, "recipe": recipe})
     losses = 0.3 + np.exp(-np.arange(100) / 30)
     results = tmp_path / "results"
     for i, run in enumerate(runs):
@@ -767,15 +770,31 @@ def test_curves_of_figure_5(tmp_path: Path):
     assert view.tests[2].verdict == "not run" and "not measured" in view.tests[2].reason
 
 
-@given(st.lists(st.floats(0.1, 3), min_size=3, max_size=40), st.floats(0.1, 3))
-def test_a_level_is_reached_where_a_plain_loop_says(losses: list[float], level: float):
+@given(st.lists(st.floats(0.1, 3), min_size=3, max_size=40), st.floats(0.1, 3), st.integers(1, 5))
+def test_a_level_is_reached_where_a_plain_loop_says(losses: list[float], level: float, rows: int):
     x = np.arange(len(losses), dtype=float)
-    expected = next(
-        (float(i) for i in range(2, len(losses)) if sum(losses[i - 2 : i + 1]) / 3 <= level), None
-    )
-    means = [abs(sum(losses[i - 2 : i + 1]) / 3 - level) for i in range(2, len(losses))]
-    if min(means) > 1e-9:
-        assert _reached(x, np.array(losses), level) == expected
+    means = [sum(losses[i : i + rows]) / rows for i in range(len(losses) - rows + 1)]
+    expected = next((i + (rows - 1) / 2 for i, mean in enumerate(means) if mean <= level), None)
+    if all(abs(mean - level) > 1e-9 for mean in means):
+        assert _reached(x, np.array(losses), level, rows) == pytest.approx(expected)
+
+
+def test_small_batches_do_not_win_by_the_noise_of_their_curve(tmp_path: Path):
+    """The same losses image by image, logged in batches of 1 and of 20: as soon to a level."""
+    rows = ("FCN-online", "FCN-accum")
+    runs = [make_run(f"voc2011/{row.lower()}", (("pami_table2", row),), (0, 1)) for row in rows]
+    results, random, ratios = tmp_path / "results", np.random.default_rng(2), []
+    for _ in range(20):
+        for seed in (0, 1):
+            own = 0.3 + 1.5 * np.exp(-np.arange(24_000) / 8000) + random.normal(0, 0.5, 24_000)
+            for run, batch in zip(runs, (1, 20), strict=True):
+                losses = own.reshape(-1, 20 * batch).mean(1)
+                folder = planted(results, run, seed, 0.6)
+                write_curve(folder, losses, batch, float(batch))
+        test = decided(make_suite(*runs), tmp_path, "heavy-learning")[0].tests[2]
+        assert test.point is not None
+        ratios.append(test.point)
+    assert np.median(ratios) == pytest.approx(1, abs=0.1) and min(ratios) > 0.7
 
 
 def test_bounds_are_the_least_generous_method_and_the_nearest(tmp_path: Path):

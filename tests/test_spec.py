@@ -153,8 +153,9 @@ def test_another_precision_is_another_run_with_its_own_command(write_suite):
     for run in forced.runs.values():
         was = usual.run(run.id)
         if run.config["recipe"] is None:
-            assert run.hash == was.hash
+            assert run.hash == was.hash and run.precision == was.precision == "fp32"
         else:
+            assert (was.precision, run.precision) == ("fp32", "bf16")
             assert run.config["recipe"] == {**was.config["recipe"], "precision": "bf16"}
             assert run.hash != was.hash
     assert usual.command == f"snakemake --cores all --use-conda --config suite={path}"
@@ -163,6 +164,16 @@ def test_another_precision_is_another_run_with_its_own_command(write_suite):
     assert load_suite(path, precision="").run("run").hash == usual.run("run").hash
     with pytest.raises(UserError, match="fp16 is not one of fp32, tf32, bf16"):
         load_suite(path, precision="fp16")
+
+
+def test_weights_scored_again_are_scored_as_they_were_trained(write_suite):
+    again = {"base": "tiny/run", "weights": {"run": "run"}, "recipe": "none"}
+    twice = {**again, "weights": {"run": "again"}}
+    path = str(write_suite({"runs": {"tiny/again": again, "tiny/twice": twice}}))
+    for precision in ("fp32", "bf16"):
+        runs = load_suite(path, precision=precision).runs
+        scored = {name: runs[f"tiny/{name}"].precision for name in ("run", "again", "twice")}
+        assert set(scored.values()) == {precision}
 
 
 def test_the_cost_of_a_generated_image_follows_its_size(write_suite):
@@ -432,6 +443,10 @@ RUN_MISTAKES = [
         ".rows: no run fills the table bounds; name another or none.",
     ),
     ({"rows": [{"table": "table2", "row": "x", "new": 1}]}, ".rows.0.new: 1 is not true or false"),
+    (
+        {"rows": [{"table": "context", "row": "FCN-8s", "against": ["PAMI 2018"]}]},
+        ".rows: no text of context 'PAMI 2018'; did you mean PAMI 2017",
+    ),
     ({"rows": [{"table": "table1"}]}, ".rows.0: the key 'row' is missing"),
     ({"rows": {"table": "table1"}}, ".rows: {'table': 'table1'} is not a list"),
     ({"seeds": [1, 1]}, ".seeds: [1, 1] "),

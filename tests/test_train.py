@@ -1,6 +1,7 @@
 """Training: resumed to the bit, stopped where it diverges, started from what it should."""
 
 import csv
+import math
 import os
 import shutil
 import signal
@@ -331,6 +332,23 @@ def test_divergence_stops_with_a_sentence(
     else:
         assert "no checkpoint" in error
     assert len(list(place.iterdir())) == 1 + checkpoint  # and the evidence
+
+
+def test_the_weights_of_classes_are_no_divergence(make_run, data_dir, tmp_path, monkeypatch):
+    """A balanced loss may be the largest weight times that of guessing, and more."""
+    run = make_run(recipe={"base": "short", "images": 40, "class_balance": True})
+    seen = []
+    init = Training.__init__
+
+    def watched(self, *args, **options):
+        init(self, *args, **options)
+        weights = next(iter(self.class_weights.values()))
+        seen.append((self.limit, float(weights.max()), len(weights)))
+
+    monkeypatch.setattr(Training, "__init__", watched)
+    start(run, data_dir, tmp_path)
+    ((limit, heaviest, classes),) = seen
+    assert heaviest > 1 and limit == pytest.approx(20 * math.log(classes) * heaviest)
 
 
 def test_divergence_leaves_evidence_until_the_next_start(make_run, data_dir, tmp_path, monkeypatch):

@@ -361,9 +361,7 @@ def generate(root: Path, definition: Mapping[str, Any]) -> None:
         raise UserError(
             f"scenes: objects is {objects!r}; give [fewest, most], whole numbers from 0 to 100."
         )
-    if not (
-        isinstance(scale, int | float) and not isinstance(scale, bool) and 1 <= scale <= 100
-    ):
+    if not (isinstance(scale, int | float) and not isinstance(scale, bool) and 1 <= scale <= 100):
         raise UserError(f"scenes: object_scale is {scale!r}; give a number from 1 to 100.")
     if not _whole(seed, 0, 2**63):
         raise UserError(f"scenes: seed is {seed!r}; give a whole number from 0 up.")

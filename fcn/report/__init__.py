@@ -1,5 +1,6 @@
 """Render the tables of the paper with ours beside them, from whatever results exist."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ def render(
     out: Path,
     images: bool = True,
     config: Path = CONFIG,
+    place: Path | None = None,
 ) -> dict[str, Any]:
     """Write ``tables.html``, ``tables.csv``, ``tables.md`` and ``tables.tex`` into ``out``.
 
@@ -41,6 +43,7 @@ def render(
         images: show example segmentations (images of the data sets, not for redistribution).
         config: folder with ``paper_numbers.csv``, ``figure5.csv``, ``claims.yaml`` and
             ``server_scores.yaml``.
+        place: where the report will lie, if it is moved from ``out`` when it is whole.
 
     Returns:
         suite, runs, scored (runs with a number), stale, claims (verdict to how many), problems
@@ -64,7 +67,10 @@ def render(
                 for table in tables
             ]
         book = build_book(tables, paper, found)
-        html, problems = build_page(suite, paper, found, book, decided, data_dir, images)
+        departures = _link(CONFIG.parent / "docs/deviations.md", place or out)
+        html, problems = build_page(
+            suite, paper, found, book, decided, data_dir, images, departures
+        )
         notice = banners(suite, found)
         texts = {
             "tables.html": html,
@@ -83,3 +89,11 @@ def render(
         "problems": problems,
         "files": [str(out / name) for name in texts],
     }
+
+
+def _link(file: Path, place: Path) -> str:
+    """From a folder of the repository to a file of it; empty for a folder outside of it."""
+    place = place.resolve()
+    if not place.is_relative_to(CONFIG.parent):
+        return ""
+    return Path(os.path.relpath(file, place)).as_posix()

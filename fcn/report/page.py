@@ -442,8 +442,12 @@ def build_page(
     claims: list[ClaimView],
     data_dir: Path,
     images: bool,
+    departures: str,
 ) -> tuple[str, list[str]]:
-    """The HTML of the whole report, and the problems met on the way."""
+    """The HTML of the whole report, and the problems met on the way.
+
+    ``departures``: the link to docs/deviations.md, empty for none.
+    """
     curves = Curves(results.folder)
     banner = banners(suite, results)
     foreign = suite.notice is not None or any(r.subset for r in results.runs.values())
@@ -486,6 +490,7 @@ def build_page(
             training=training,
             classes=class_tables(results),
             images=images,
+            departures=departures,
             families=families,
             timings=timings(results),
             provenance=blocks,

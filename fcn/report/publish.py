@@ -62,7 +62,7 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
                 target.write_text(text + "\n", encoding="utf-8")
             else:
                 shutil.copyfile(path, target)
-        render(suite, folder / "results", data_dir, folder, images=False)
+        render(suite, folder / "results", data_dir, folder, images=False, place=out)
         return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 

@@ -119,6 +119,12 @@ def ours(result: RunResult, column: Column) -> tuple[float | None, float | None,
     return *mean_and_std(values), len(values)
 
 
+def against(result: RunResult, table: str, row: str) -> tuple[str, ...]:
+    """Labels of the texts that a run is set against in a row; empty for all."""
+    rows = [r.against for r in result.run.rows if (r.table, r.row) == (table, row)]
+    return rows[0] if rows else ()
+
+
 def agrees(value: float, printed: Printed) -> bool:
     """Does ``value`` round to the printed number at its own precision?"""
     return math.isclose(round(value, printed.decimals), printed.number, abs_tol=1e-9)
@@ -368,7 +374,9 @@ class _Builder:
         printed = [] if extra else self.printed(row)
         lines = self.paper_lines(row, printed) + self.computed_lines(row, printed)
         for result in feeding:
-            lines += self.ours_lines(row.name, result, printed)
+            texts = against(result, self.table.id, row.name)
+            chosen = [(read, n) for read, n in printed if not texts or read.label in texts]
+            lines += self.ours_lines(row.name, result, chosen)
         served = self.server_lines(row.name, printed)
         lines += served
         if not feeding and not row.sources and not served:

@@ -30,7 +30,10 @@ VERDICTS = (
     "not run",
 )
 ANY = ""  # label of a number that belongs to every text
-SMOOTH = 3  # rows of loss.csv, 20 updates each, that are averaged before a level counts as reached
+# Rows of loss.csv, 20 updates each, that are averaged before a level counts as reached: of the run
+# with the largest batch. The others are averaged over as many images (whole ones, where patches are
+# sampled): over fewer, a curve would fall below a level sooner by its noise alone.
+SMOOTH = 3
 
 
 @dataclass
@@ -190,9 +193,9 @@ class _Decider:
         x, y = panel(str(value.row), "left")
         if value.loss:
             return _mean_loss(x, y, *value.loss)
-        level = _level(*panel(str(value.of), "left"), value.at)
+        level = _level(*panel(str(value.of), "left"), value.at, SMOOTH)
         x, y = panel(str(value.row), "left" if value.axis == "update" else "right")
-        return None if level is None else _reached(x, y, level)
+        return None if level is None else _reached(x, y, level, SMOOTH)
 
     # ------------------------------------------------------------------ our side
 
@@ -222,6 +225,7 @@ class _Decider:
         choices: dict[str, list[tuple[RunResult, list[float]]]] = {}
         if self.of_the_paper(test) and not self.compare:
             return "needs the paper's own data"
+        window = self.window(test)
         for letter, value in test.values.items():
             sample = self.fixed(value)
             if sample is not None:
@@ -230,7 +234,8 @@ class _Decider:
                 return f"{value.name}: not measured"
             else:
                 runs = self.runs(value)
-                known = [(run, found) for run in runs if (found := self.measured(value, run))]
+                measured = [(run, self.measured(value, run, window)) for run in runs]
+                known = [(run, found) for run, found in measured if found]
                 if not known:
                     return f"“{value.name}”: {'not measured' if runs else 'no run'}"
                 choices[letter] = known
@@ -246,9 +251,9 @@ class _Decider:
         for letter, run in chosen.items():
             value = test.values[letter]
             part = replace(run, seeds=[seed for seed in run.seeds if seed.seed in shared])
-            if not self.measured(value, part):  # of a seed that the others lack
+            if not self.measured(value, part, window):  # of a seed that the others lack
                 part = run
-            samples[letter] = self.sample(value, part, self.measured(value, part))
+            samples[letter] = self.sample(value, part, self.measured(value, part, window))
         if self.of_the_paper(test) and any(run.subset for run in chosen.values()):
             return "needs the paper's own data, these are subsets"
         return samples
@@ -305,10 +310,10 @@ class _Decider:
             return value.origin, 1.0, "all"
         return column.origin, column.scale, column.average
 
-    def measured(self, value: Value, run: RunResult) -> list[float]:
+    def measured(self, value: Value, run: RunResult, window: float) -> list[float]:
         """A value of a run, for each counted seed that has it."""
         if value.loss or value.axis:
-            return self.of_curves(value, run)
+            return self.of_curves(value, run, window)
         origin, scale, rule = self.column_of(value)
         if origin[:1] == ("architecture",):
             fact = finite(lookup(self.results.described.get(run.run.id), origin[1:]))
@@ -362,38 +367,51 @@ class _Decider:
         assumed = Spread(self.assumed) if self.compare and not run.subset else None
         return self._spreads[key] or assumed
 
-    def of_curves(self, value: Value, run: RunResult) -> list[float]:
+    def window(self, test: Test) -> float:
+        """Images whose losses are averaged before a level counts as reached, in every run of it."""
+        images = [0.0]
+        for value in test.values.values():
+            for row in (value.row, value.of) if value.axis else ():
+                for run in self.runs(Value(table=value.table, row=row)):
+                    curves = (self.curve(run, seed, "update") for seed in run.counted)
+                    images += [SMOOTH * curve.images for curve in curves if curve]
+        return max(images)
+
+    def of_curves(self, value: Value, run: RunResult, window: float) -> list[float]:
         values = []
         for seed in run.counted:
             point = None
-            curve = self.curve(seed, value.axis or "update")
+            curve = self.curve(run, seed, value.axis or "update")
             if curve and value.loss:
-                point = _mean_loss(*curve, *value.loss)
+                point = _mean_loss(curve.x, curve.loss, *value.loss)
             elif curve:
-                level = self.level(value, seed.seed)
-                point = None if level is None else _reached(*curve, level)
+                level = self.level(value, seed.seed, window)
+                if level is not None:
+                    point = _reached(curve.x, curve.loss, level, curve.rows(window))
             if point is not None:
                 values.append(point)
         return values
 
-    def level(self, value: Value, seed: int) -> float | None:
+    def level(self, value: Value, seed: int, window: float) -> float | None:
         """The loss to be reached, from the same seed of the other run, or its first."""
         others = self.runs(Value(table=value.table, row=value.of))
         for other in others[:1]:
             found = [s for s in other.counted if s.seed == seed] or other.counted
-            curve = self.curve(found[0], "update")
-            return _level(*curve, value.at) if curve else None
+            curve = self.curve(other, found[0], "update")
+            return _level(curve.x, curve.loss, value.at, curve.rows(window)) if curve else None
         return None
 
-    def curve(self, seed: SeedResult, axis: str) -> tuple[np.ndarray, np.ndarray] | None:
+    def curve(self, run: RunResult, seed: SeedResult, axis: str) -> "_Curve | None":
         try:
-            frame = read_curve(seed.directory / "loss.csv", (axis, "loss"))
+            frame = read_curve(seed.directory / "loss.csv", (axis, "images", "loss"))
         except UserError:
             return None  # the page's own curves tell it
-        if frame is None:
+        if frame is None or not len(frame):
             return None
         keep = np.isfinite(frame["loss"].to_numpy())
-        return frame[axis].to_numpy()[keep], frame["loss"].to_numpy()[keep]
+        kept = (run.run.config["recipe"] or {}).get("patch_keep", 1)
+        images = float(frame["images"].iloc[0] * kept)
+        return _Curve(frame[axis].to_numpy()[keep], frame["loss"].to_numpy()[keep], images)
 
     # ------------------------------------------------------------------ verdicts
 
@@ -446,7 +464,9 @@ class _Decider:
                 return view
             low, high = view.low, view.high = interval(draws)
             # Scores near 0 moved by more than they are: their ratio is then that of the moves.
-            if not low <= view.point <= high:
+            # A maximum of differences may lie outside as well: all draws of it are larger.
+            found = test.expect.verdict(view.point, view.point)
+            if not low <= view.point <= high and found != test.expect.verdict(low, high):
                 view.verdict = "inconclusive"
                 view.reason = "what was found lies outside of its interval: seeds differ by more"
                 return view
@@ -456,13 +476,28 @@ class _Decider:
         return view
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """A loss curve along an axis; ``images``: whole ones of which a row of it is the mean."""
+
+    x: np.ndarray
+    loss: np.ndarray
+    images: float
+
+    def rows(self, window: float) -> int:
+        """How many rows hold ``window`` images."""
+        return max(1, round(window / max(1.0, self.images)))
+
+
 def _test_set(run: RunResult) -> tuple[str, str]:
     test = run.run.config["test"]
     return test["dataset"], test["split"]
 
 
-def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return x[SMOOTH - 1 :], np.convolve(y, np.ones(SMOOTH) / SMOOTH, "valid")
+def _smooth(x: np.ndarray, y: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Running means: the middle of ``rows`` rows, and their loss."""
+    mean = np.ones(rows) / rows
+    return np.convolve(x, mean, "valid"), np.convolve(y, mean, "valid")
 
 
 def _mean_loss(x: np.ndarray, y: np.ndarray, start: float, end: float) -> float | None:
@@ -473,20 +508,20 @@ def _mean_loss(x: np.ndarray, y: np.ndarray, start: float, end: float) -> float 
     return float(part.mean()) if len(part) else None
 
 
-def _level(x: np.ndarray, y: np.ndarray, share: float) -> float | None:
-    """The smoothed loss at a share of the last update."""
-    if len(x) < SMOOTH:
+def _level(x: np.ndarray, y: np.ndarray, share: float, rows: int) -> float | None:
+    """The loss, averaged over ``rows``, at a share of the last update."""
+    if len(x) < rows:
         return None
     last = x[-1]
-    x, y = _smooth(x, y)
+    x, y = _smooth(x, y, rows)
     return float(y[max(0, np.searchsorted(x, share * last, "right") - 1)])
 
 
-def _reached(x: np.ndarray, y: np.ndarray, level: float) -> float | None:
-    """Where the smoothed loss is first at the level or below it; None where it never is."""
-    if len(x) < SMOOTH:
+def _reached(x: np.ndarray, y: np.ndarray, level: float, rows: int) -> float | None:
+    """Where the loss, averaged over ``rows``, is first at the level or below; None for never."""
+    if len(x) < rows:
         return None
-    x, y = _smooth(x, y)
+    x, y = _smooth(x, y, rows)
     below = np.flatnonzero(y <= level)
     return float(x[below[0]]) if len(below) else None
 
