@@ -1,6 +1,7 @@
 """``python -m fcn STAGE``: every stage of the DAG, and the tools that stand on their own."""
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -141,6 +142,9 @@ def _train(args: argparse.Namespace) -> None:
     if run.backbone:
         sidecar = args.data_dir / "backbones" / run.backbone / "backbone.json"
         _need(sidecar, f"backbone {run.backbone}", args)
+    if run.released:
+        archive = _suite(args).backbones[run.released]["archive"]
+        _need(args.data_dir / "archives" / f"{archive}.json", f"fetch {archive}", args)
     for parent in run.parents.values():
         weights = args.results / parent / f"seed{args.seed}" / "model.safetensors"
         _need(weights, f"train {parent} --seed {args.seed}", args)
@@ -285,7 +289,15 @@ def _preflight(args: argparse.Namespace) -> None:
     from fcn.plan import preflight
 
     suite = _suite(args)
-    preflight(suite, args.device, args.mirror, args.data_dir, args.results, args.targets)
+    preflight(
+        suite,
+        args.device,
+        args.mirror,
+        args.data_dir,
+        args.results,
+        args.targets,
+        args.mirror_is_subset,
+    )
     print(f"{suite.name}: nothing is missing to start")
 
 
@@ -565,6 +577,9 @@ _OPTIONS: dict[str, Any] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a name of a file may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(arguments)
     try:
         args.call(args)

@@ -7,8 +7,8 @@ factor f gives round(n / f) cells a side, at least one.
 import io
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import CONVERT, VOID, read_label
+from fcn.data.splits import read_ids
 from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.provenance import Clock
+from fcn.schema import CONFIG
 
 FACTORS = (128, 64, 32, 16, 8, 4)  # of the paper
 METHODS = {
@@ -113,6 +115,8 @@ def mean_iu(counts: Tensor) -> float:
     """Of counts (classes, classes + 1) whose last column is void."""
     hit = counts.diagonal().double()
     union = counts.sum(1) + counts[:, :-1].sum(0) - hit
+    if not (union > 0).any():
+        raise UserError("upper bounds: every pixel of the label maps is void.")
     return float((hit / union)[union > 0].mean())
 
 
@@ -196,9 +200,16 @@ def bounds(dataset: str, split: str, data_dir: Path, results: Path) -> dict[str,
 def bounds_of_folder(
     place: Path, classes: int, void: int, dataset: str, split: str, results: Path
 ) -> dict[str, Any]:
-    """Bounds of a folder or tar of label PNGs, under the name ``dataset``."""
+    """Bounds of a folder or tar of label PNGs, under the name ``dataset``.
+
+    Where ``config/splits`` has the list of the split, of the labels of its images, all of which
+    must be there; else of every PNG.
+    """
     about = {"subset": False, "source": place.name}
-    return _write(dataset, split, _labels(place, classes, void), classes, results, about)
+    listed = CONFIG / "splits" / f"{split}.txt"
+    ids = set(read_ids(listed)) if listed.is_file() else None
+    labels = _labels(place, classes, void, ids)
+    return _write(dataset, split, labels, classes, results, about)
 
 
 class _Member(io.BytesIO):
@@ -212,17 +223,40 @@ class _Member(io.BytesIO):
         return self.name
 
 
-def _labels(place: Path, classes: int, void: int) -> Iterator[np.ndarray]:
+def _labels(
+    place: Path, classes: int, void: int, ids: set[str] | None = None
+) -> Iterator[np.ndarray]:
+    """The label maps of a folder or tar; of ``ids`` alone, which must all be there."""
+    found = set()
+
+    def wanted(name: str) -> bool:
+        image = PurePosixPath(name)
+        if image.suffix != ".png" or (ids is not None and image.stem not in ids):
+            return False
+        found.add(image.stem)
+        return True
+
     if place.is_dir():
         for path in sorted(place.glob("*.png")):
-            yield read_label(path, classes, void, CONVERT)
-        return
+            if wanted(path.name):
+                yield read_label(path, classes, void, CONVERT)
+    else:
+        for label in _in_tar(place, wanted):
+            yield read_label(label, classes, void, CONVERT)  # type: ignore[arg-type]
+    if ids is not None and found < ids:
+        missing = sorted(ids - found)
+        raise UserError(
+            f"{place}: lacks the labels of {len(missing)} of the {len(ids)} images of the split, "
+            f"such as {missing[0]}.png."
+        )
+
+
+def _in_tar(place: Path, wanted: Callable[[str], bool]) -> Iterator[_Member]:
     try:
         with tarfile.open(place) as archive:
             for member in archive:
-                if member.name.endswith(".png") and (file := archive.extractfile(member)):
-                    label = _Member(file.read(), f"{place}: {member.name}")
-                    yield read_label(label, classes, void, CONVERT)  # type: ignore[arg-type]
+                if wanted(member.name) and (file := archive.extractfile(member)):
+                    yield _Member(file.read(), f"{place}: {member.name}")
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         reason = (str(error) or repr(error)).splitlines()[0].rstrip(":")
         raise UserError(

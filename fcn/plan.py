@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
+from fcn.data.subsets import undeclared
 from fcn.errors import UserError
 from fcn.files import read_object
 from fcn.spec import Run, Suite
@@ -225,17 +226,23 @@ def preflight(
     data_dir: Path,
     results: Path = Path("results"),
     targets: Sequence[str] = (),
+    subsets: bool = False,
 ) -> None:
     """UserError where this machine cannot start: no GPU, no way to the archives, no disk.
 
     Args:
         targets: words of a Snakemake command (``wanted``); what is finished needs nothing.
+        subsets: whether the mirror is declared to hold subsets; what came before from it undeclared
+            is then a problem.
     """
     runs, bounds = wanted(suite, targets)
     left = unfinished(runs, results)
     bounds = [name for name in bounds if not (results / name / "bounds.json").exists()]
     missing = _absent(archives_needed(suite, [run for run, _ in left], bounds), data_dir)
     problems = [*_device_problems(suite, device, bool(left))]
+    if subsets:
+        sidecars = [data_dir / "archives" / f"{name}.json" for name in archives_needed(suite)]
+        problems += [said for sidecar in sidecars if (said := undeclared(sidecar, mirror))]
     if missing:
         problems += _source_problems(suite, missing, mirror) or _disk_problems(
             suite, missing, mirror, data_dir

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fcn.errors import UserError
-from fcn.schema import CONFIG, ROOT, check, read_yaml, suite_schema, unknown, whole_numbers
+from fcn.schema import CONFIG, ROOT, check, read_yaml, suite_schema, unknown
 
 TABLES_WITHOUT_RUNS = ("bounds", "list", "other")  # kinds in config/tables.yaml
 UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
@@ -467,7 +467,6 @@ class _Resolver:
         definition = self.dataset(dataset, where)
         self.split(dataset, entry["split"], f"{where}.split")
         net = _merge(NET_DEFAULTS, _resolve("net", entry["net"], suite.nets, where))
-        net = whole_numbers("net", net)
         gflop = net.pop("gflop", None)
         if gflop and "size" in definition:  # of a generated data set
             gflop *= definition["size"][0] * definition["size"][1] / VOC_PIXELS
@@ -552,7 +551,6 @@ class _Resolver:
             return None
         recipe = _merge(RECIPE_DEFAULTS, _resolve("recipe", entry["recipe"], self.recipes, where))
         recipe.pop("source", None)
-        recipe = whole_numbers("recipe", recipe)
         for required in RECIPE_REQUIRED:
             if required not in recipe:
                 raise UserError(f"{where}.recipe: the key {required!r} is missing.")

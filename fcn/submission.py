@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import tarfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -239,16 +240,20 @@ def check_archive(path: Path, dataset: SegmentationSet, year: int) -> dict[str, 
 def _fault(content: bytes, size: tuple[int, int], classes: int) -> str | None:
     """What is wrong with a PNG of the archive, if something is."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            values, mode, form = np.asarray(image), image.mode, image.format
-            palette = image.getpalette() or []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is checked
+            with Image.open(io.BytesIO(content)) as image:
+                if image.size != (size[1], size[0]):
+                    return f"has {image.width}x{image.height} pixels, the image {size[1]}x{size[0]}"
+                image.load()
+                values, mode, form = np.asarray(image), image.mode, image.format
+                palette = image.getpalette() or []
+    except Image.DecompressionBombError:
+        return f"has far more pixels than the image, {size[1]}x{size[0]}"
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         return f"is not a readable image ({error})"
     if form != "PNG" or mode != "P":
         return f"is {form} of mode {mode}, not a palette PNG"
-    if values.shape != size:
-        return f"has {values.shape[1]}x{values.shape[0]} pixels, the image {size[1]}x{size[0]}"
     if values.max() >= classes:
         return f"has the value {values.max()}, classes are 0 to {classes - 1}"
     used = 3 * (int(values.max()) + 1)  # a palette may end after the last colour in use

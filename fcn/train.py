@@ -1,6 +1,7 @@
 """Training: one loop for every recipe, resumed to the bit, without waiting for the device."""
 
 import csv
+import hashlib
 import math
 import sys
 import time
@@ -55,6 +56,15 @@ def guessing(loss: str, classes: int) -> float:
     return classes * math.log(2) if loss == "sigmoid" else math.log(max(2, classes))
 
 
+def origin(net: FCN, dataset: SegmentationSet) -> str:
+    """Digest of what a training starts from: the weights of ``net``, and the images."""
+    found = hashlib.sha256(str(dataset.info.get("contents")).encode())
+    for name, tensor in sorted(net.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 class Training:
     """The state of one training: net, optimiser, position, log. Saved and restored whole."""
 
@@ -71,6 +81,7 @@ class Training:
         self.run, self.seed, self.net, self.dataset, self.device = run, seed, net, dataset, device
         self.recipe = recipe
         self.checkpoint = checkpoint
+        self.origin = origin(net, dataset)
         self.batch = max(1, round(recipe["batch"] / recipe["patch_keep"]))
         # As many updates as the images allow at p = 1: Figure 5 compares per update.
         self.updates = max(1, recipe["images"] // recipe["batch"])
@@ -117,6 +128,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         cuda = self.device.type == "cuda"
         return {
+            "origin": self.origin,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "update": self.update,
@@ -134,7 +146,10 @@ class Training:
             torch.save(self.state(), temporary)
 
     def restore(self) -> bool:
-        """Continue from the checkpoint of the same configuration, if there is one."""
+        """Continue from the checkpoint of the same configuration, if there is one.
+
+        One that began with other weights or on other images is passed over: a run is of one kind.
+        """
         if not self.checkpoint.exists():
             return False
         try:
@@ -143,6 +158,13 @@ class Training:
             raise UserError(
                 f"{self.checkpoint}: not a readable checkpoint ({error}); delete it to start anew."
             ) from None
+        if state.get("origin", self.origin) != self.origin:  # older ones do not say
+            print(
+                f"{self.run.id}: {self.checkpoint} began with other weights or on other images; "
+                "starting anew",
+                file=sys.stderr,
+            )
+            return False
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.update, self.seconds = state["update"], state["seconds"]

@@ -22,10 +22,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn.data import archives, download
+from fcn.data import archives, download, unpack
 from fcn.data.archives import extract, fetch
 from fcn.data.dataset import SegmentationSet
 from fcn.data.prepare import prepare
+from fcn.data.subsets import undeclared
 from fcn.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -443,6 +444,32 @@ def test_a_whole_file_of_a_mirror_of_subsets_is_whole(mirror, server, tmp_path):
     assert fetch("a.tar", {"urls": []}, tmp_path / "3", address)["subset"] is False
 
 
+def test_what_came_before_the_declaration_is_not_taken_for_whole(mirror, server, tmp_path):
+    address, put = mirror
+    put("a.tar", tar_bytes())
+    fetch("a.tar", {"urls": []}, tmp_path, address)
+    extract("a.tar", tmp_path)
+    with pytest.raises(
+        UserError, match=r"not declared.* delete it and a\.tar\.json to fetch it as"
+    ):
+        fetch("a.tar", {"urls": []}, tmp_path, address, True)
+    sidecar = tmp_path / "archives/a.tar.json"
+    assert "came from the mirror" in undeclared(sidecar, address)
+    for other in (None, str(tmp_path / "elsewhere"), "https://elsewhere.org"):
+        assert undeclared(sidecar, other) == ""
+    for path in (sidecar, tmp_path / "archives/a.tar"):
+        path.unlink()
+    assert undeclared(sidecar, address) == ""
+    assert fetch("a.tar", {"urls": []}, tmp_path, address, True)["subset"] is True
+    # the same bytes: not unpacked again, but what is said of them is
+    (tmp_path / "extracted/a.tar/mark").touch()
+    assert extract("a.tar", tmp_path)["archive"]["subset"] is True
+    assert json.loads((tmp_path / "extracted/a.tar.json").read_text())["archive"]["subset"] is True
+    assert (tmp_path / "extracted/a.tar/mark").exists()
+    sidecar.unlink()  # the official file after all
+    assert fetch("a.tar", {"urls": []}, tmp_path, address, True)["url"] == "placed by hand"
+
+
 def test_a_mirror_is_never_written_to(server, tmp_path):
     """A hard link shares its bytes with the mirror: no later step may write into it."""
     (tmp_path / "mirror").mkdir()
@@ -565,6 +592,16 @@ def test_members_that_lead_out_are_refused(tmp_path, kind):
         extract("a.tar", tmp_path)
     assert {path.name for path in (tmp_path / "extracted").iterdir()} == {".a.tar.lock"}
     assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_python_without_filters_refuses_them_too(tmp_path, kind, monkeypatch):
+    """3.11.0 to 3.11.3, as Debian 12 has it."""
+    monkeypatch.setattr(unpack, "FILTER", {})
+    monkeypatch.setattr(unpack, "UNSAFE", ())
+    test_members_that_lead_out_are_refused(tmp_path, kind)
+    place(tmp_path, "b.tar", tar_bytes())
+    assert extract("b.tar", tmp_path)["members"] == 3
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "top\\..\\..\\evil", "C:/evil"])

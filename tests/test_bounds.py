@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import fcn.bounds
 from fcn.__main__ import main
 from fcn.bounds import (
     FACTORS,
@@ -23,6 +24,7 @@ from fcn.bounds import (
     upper_bounds,
 )
 from fcn.data.labels import write_label
+from fcn.errors import UserError
 from fcn.files import read_json
 
 VOID = 255
@@ -183,6 +185,29 @@ def test_folder_and_tar_agree(tmp_path):
     ]
     assert results[0]["images"] == 3
     assert results[0]["methods"] == results[1]["methods"]
+
+
+def test_a_listed_split_is_taken_alone_and_whole(tmp_path, monkeypatch):
+    write_labels(tmp_path / "labels", 4)
+    with tarfile.open(tmp_path / "labels.tar", "w") as archive:
+        archive.add(tmp_path / "labels", "some/place")
+    monkeypatch.setattr(fcn.bounds, "CONFIG", tmp_path)
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/part.txt").write_text("0\n2\n")
+    for name in ("labels", "labels.tar"):
+        options = (2, VOID, "own", "part", tmp_path / "r")
+        assert bounds_of_folder(tmp_path / name, *options)["images"] == 2
+        (tmp_path / "splits/part.txt").write_text("0\n2\n7\n")
+        with pytest.raises(UserError, match=r"lacks the labels of 1 of the 3 .* such as 7\.png"):
+            bounds_of_folder(tmp_path / name, *options)
+        (tmp_path / "splits/part.txt").write_text("0\n2\n")
+
+
+def test_labels_of_void_alone_have_no_bound(tmp_path):
+    (tmp_path / "labels").mkdir()
+    write_label(tmp_path / "labels/a.png", np.full((8, 8), VOID, np.uint8))
+    with pytest.raises(UserError, match="every pixel of the label maps is void"):
+        bounds_of_folder(tmp_path / "labels", 2, VOID, "own", "all", tmp_path / "r")
 
 
 def run(tmp_path, place, *options):

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -104,6 +106,30 @@ def test_bad_input_gives_one_sentence(command, said, here, capsys):
     assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
     made = {path.relative_to(here).parts[0] for path in set(here.rglob("*")) - set(before)}
     assert made <= {"data", "out"} and not list(here.rglob("*.json"))
+
+
+def test_released_weights_are_fetched_first(write_suite, data_dir, tmp_path, capsys):
+    change = {"weights": {"released": "fcn32s-heavy-pascal"}, "recipe": "none", "net": "voc-fcn32s"}
+    suite = str(write_suite({"runs": {"tiny/run": change}}))
+    data = tmp_path / "data"
+    shutil.copytree(data_dir, data)
+    assert main(["train", "run", "--suite", suite, "--data-dir", str(data)]) == 2
+    said = capsys.readouterr().err
+    assert "first run: python -m fcn fetch fcn32s-heavy-pascal.caffemodel" in said
+
+
+def test_a_name_that_is_no_text_is_printed(here, tmp_path):
+    """Whatever the locale: the others are still labelled."""
+    name = b"caf\xe9.jpg"
+    code = "import sys; from fcn.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fetch", os.fsdecode(name)],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert done.returncode == 2 and b"no archive 'caf\\udce9.jpg'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

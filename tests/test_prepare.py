@@ -127,11 +127,26 @@ def test_colours_a_class_file_and_more_labels(own, tmp_path):
     definition |= {"classes": "names.txt", "labels": "SegmentationColour"}
     with pytest.raises(UserError, match="set `colours: voc`"):
         prepare("mine", definition, tmp_path)
+    for wrong in ({"colours": [[0, 0, 0]] * 3}, {"colours": "voc", "void": [0, 0, 0]},
+                  {"labels": "SegmentationClass", "void": [0, 0, 0]}):  # fmt: skip
+        with pytest.raises(UserError, match=r"void: (11 is an index|\[0, 0, 0\] is a colour)"):
+            prepare("mine", definition | wrong, tmp_path)
+    info = prepare("mine", definition | {"colours": "voc", "void": 1}, tmp_path)
+    for item in items(tmp_path / "prepared/mine", "train", ("semantic",)):
+        label = truth[item["id"]]
+        expected = np.where((label == 11) | (label == 1), 255, label)
+        np.testing.assert_array_equal(item["semantic"].numpy(), expected)
+    first = info["contents"]
     del definition["void"]
-    prepare("mine", definition | {"colours": "voc"}, tmp_path)
+    assert prepare("mine", definition | {"colours": "voc"}, tmp_path)["contents"] != first
     both = {"semantic": "SegmentationColour", "geometric": "SegmentationColour"}
     classes = {"semantic": ["x", "y", "z"], "geometric": "names.txt"}
-    more = {"colours": "voc", "labels": both, "classes": classes, "inputs": {"depth": "JPEGImages"}}
+    more = {"colours": "voc", "labels": both, "classes": classes, "inputs": {"depth": "depth"}}
+    (root / "depth").mkdir()
+    for key, label in truth.items():
+        Image.fromarray(np.full(label.shape, 2000, np.uint16)).save(root / f"depth/{key}.png")
+    with pytest.raises(UserError, match=r"mode RGB; convert it to 16-bit grey, in mm"):
+        prepare("more", definition | more | {"inputs": {"depth": "JPEGImages"}}, tmp_path)
     info = prepare("more", definition | more, tmp_path)
     assert info["labels"] == ["semantic", "geometric"] and info["inputs"] == ["image", "depth"]
     header = (tmp_path / "prepared/more/index.csv").read_text().splitlines()[0]

@@ -104,9 +104,16 @@ def test_any_float_survives(tmp_path_factory, value):
 
 def test_whole_numbers_in_exponents_are_whole(write_suite):
     plain = tiny(write_suite, recipe={"base": "short", "images": 100000, "jitter": 4})
-    exponent = tiny(write_suite, recipe={"base": "short", "images": 1e5, "jitter": 4.0})
+    path = write_suite(
+        {"runs": {"tiny/run": {"recipe": {"base": "short", "images": 7, "jitter": 4}}}}
+    )
+    path.write_text(path.read_text().replace("images: 7", "images: 1e5"))
+    exponent = load_suite(str(path)).run("tiny/run")
     assert exponent.hash == plain.hash
     assert isinstance(exponent.config["recipe"]["images"], int)
+    path.write_text(path.read_text().replace("images: 1e5", "images: 7.0"))
+    with pytest.raises(UserError, match=r"images: 7\.0 is not a whole number"):
+        load_suite(str(path))
 
 
 def test_base_of_a_run_merges_nets_and_recipes(write_suite):

@@ -2,7 +2,9 @@
 
 import io
 import shutil
+import struct
 import tarfile
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -133,6 +135,14 @@ def png(values, mode="P", palette=None, form="PNG"):
     return stream.getvalue()
 
 
+def claiming(width, height):
+    """A PNG whose header says so."""
+    content = bytearray(png(np.zeros((2, 2), np.uint8)))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
 FIRST = "2008_000001"
 LABEL = np.full(SIZES[FIRST], 3, np.uint8)
 
@@ -154,6 +164,8 @@ def with_value(value):
         (png(np.stack([LABEL] * 3, 2), mode="RGB"), "is PNG of mode RGB"),
         (png(LABEL, form="GIF"), "is GIF of mode"),
         (label_png(LABEL)[:60], "is not a readable image"),
+        (png(np.zeros((12000, 12000), np.uint8)), "has 12000x12000 pixels, the image 41x30"),
+        (claiming(30000, 30000), "has far more pixels than the image, 41x30"),
         (b"", "is not a readable image"),
     ],
 )

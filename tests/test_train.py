@@ -1,6 +1,7 @@
 """Training: resumed to the bit, stopped where it diverges, started from what it should."""
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -288,6 +289,32 @@ def test_another_recipe_does_not_resume(make_run, data_dir, tmp_path, capsys):
     start(new, data_dir, tmp_path / "parts")
     assert "resumed" not in capsys.readouterr().err
     same_outcome(new, tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_images_or_weights_start_anew(make_run, data_dir, tmp_path, capsys):
+    """A checkpoint of the same configuration, of a data set that was prepared anew."""
+    run = make_run(recipe={"base": "short", "images": 16})
+    other = tmp_path / "data"
+    shutil.copytree(data_dir, other)
+    for name in ("tiny",):
+        path = other / "prepared" / name / "dataset.json"
+        info = json.loads(path.read_text())
+        assert len(info["contents"]) == 64
+        path.write_text(json.dumps({**info, "contents": "0" * 64}))
+    start(run, other, tmp_path / "whole")
+    start(run, data_dir, tmp_path / "parts", stop_after=2)
+    capsys.readouterr()
+    start(run, other, tmp_path / "parts")
+    said = capsys.readouterr().err
+    assert "resumed" not in said and "on other images; starting anew" in said
+    same_outcome(run, tmp_path / "whole", tmp_path / "parts")
+    dataset = load_set(data_dir, run, "train")
+    one, two = (build(run.config["net"], {"semantic": 16}) for _ in range(2))
+    two.load_state_dict(one.state_dict())
+    assert training.origin(one, dataset) == training.origin(two, dataset)
+    with torch.no_grad():
+        next(two.parameters()).flatten()[0] += 1e-3
+    assert training.origin(one, dataset) != training.origin(two, dataset)
 
 
 def test_broken_checkpoint_is_named(make_run, data_dir, tmp_path):

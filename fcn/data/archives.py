@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import requests
 
 from fcn.data import verify
 from fcn.data.download import TIMEOUT_S, DownloadError, discard, download, part_files
+from fcn.data.subsets import address, undeclared
 from fcn.data.unpack import unpack
 from fcn.errors import UserError
 from fcn.files import atomic_dir, atomic_file, read_object, write_json
@@ -43,6 +43,8 @@ def fetch(
     path = Path(data_dir) / "archives" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(path, "is fetching"):
+        if mirror_is_subset and (said := undeclared(_sidecar(path), mirror)):
+            raise UserError(f"{said}.")
         present = _present(path, definition, mirror_is_subset)
         if present:
             return present
@@ -68,6 +70,9 @@ def extract(name: str, data_dir: str | Path) -> dict[str, Any]:
         if target.is_dir() and sidecar.exists():
             done = read_object(sidecar, "archive")
             if done["archive"]["sha256"] == archive["sha256"]:
+                if done["archive"] != archive:  # the same file, declared anew
+                    done = {**done, "archive": archive}
+                    write_json(sidecar, done)
                 return done
         sidecar.unlink(missing_ok=True)
         with atomic_dir(target) as folder:
@@ -126,7 +131,7 @@ def _from_mirror(
     path: Path, definition: dict[str, Any], mirror: str, is_subset: bool
 ) -> dict[str, Any]:
     if mirror.startswith(("http://", "https://")):
-        source = f"{mirror.rstrip('/')}/{quote(path.name)}"
+        source = address(mirror, path.name)
         part, _ = part_files(path)
         try:
             download(source, path, None, False)
@@ -138,7 +143,7 @@ def _from_mirror(
             discard(path)
             raise
         return _keep(path, source, *checked)
-    file = Path(mirror).expanduser() / path.name
+    file = Path(address(mirror, path.name))
     if not file.is_file():
         raise UserError(f"{file}: the mirror lacks it; put it there or fetch without `mirror`.")
     with atomic_file(path) as temporary:

@@ -120,6 +120,7 @@ class JoinedSet(SegmentationSet):
             **first.info,
             "archives": list(known.values()),
             "subset": any(part.info["subset"] for part in sets),
+            "contents": " ".join(part.info.get("contents", "") for part in sets),
             "notes": [note for part in sets for note in part.info["notes"]],
         }
         for part in sets[1:]:

@@ -116,14 +116,24 @@ def read_coloured_label(
 ) -> np.ndarray:
     """Read a colour-coded label as uint8 (H, W): class k where the colour is ``colours[k]``.
 
-    ``colours`` is ``"voc"`` (the VOC colour map, whose 255 is void) or one [r, g, b] per class;
-    ``void`` is then the [r, g, b] of void, if it has one. Another colour is a UserError.
+    ``colours`` is ``"voc"`` (the VOC colour map, whose 255 is void; ``void`` names another index
+    that is void as well) or one [r, g, b] per class; ``void`` is then the [r, g, b] of void, if it
+    has one. Another colour is a UserError.
     """
     if colours == "voc":
+        if isinstance(void, Sequence):
+            raise UserError(
+                f"void: {list(void)} is a colour, but with `colours: voc` void is an index."
+            )
         table, index = voc_palette(), np.arange(256)
-        keep = (index < classes) | (index == VOID)
-        table, index = table[keep], index[keep]
+        keep = (index < classes) | (index == VOID) | (index == void)
+        table, index = table[keep], np.where(index == void, VOID, index)[keep]
     else:
+        if isinstance(void, int):
+            raise UserError(
+                f"void: {void} is an index, but with a list of `colours` void is a colour, "
+                "[red, green, blue]."
+            )
         rows = [list(colour) for colour in colours]
         if len(rows) != classes:
             raise UserError(f"colours: {len(rows)} colours for {classes} classes; give one each.")

@@ -1,6 +1,7 @@
 """From a data set's own files to the one layout that everything after reads."""
 
 import csv
+import hashlib
 import os
 import shutil
 import sys
@@ -23,7 +24,11 @@ from fcn.spec import UNPACKED, contents_hash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEAN_SAMPLE = 500  # images of the training split that the mean colour is measured over
-COLOUR_MODES = {"RGB", "RGBA", "L", "P", "CMYK"}
+MODES = {  # of a file that is an input: those that its reader understands
+    "image": ({"RGB", "RGBA", "L", "P", "CMYK"}, "8-bit RGB"),
+    "depth": ({"I;16", "I;16B", "I", "L"}, "16-bit grey, in mm"),
+    "hha": ({"RGB"}, "8-bit RGB"),
+}
 HELD_OUT = ("val", "test", "seg11valid")
 
 T = TypeVar("T")
@@ -68,7 +73,7 @@ def prepare(
             sample = set(train[:: max(1, -(-len(train) // MEAN_SAMPLE))])
             write = partial(_write_item, folder=folder, sample=sample)
             done = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
-            rows, measured = zip(*done, strict=True)
+            rows, measured, digests = zip(*done, strict=True)
             sums = np.sum([part for part in measured if part is not None], axis=0)
             _write_index(folder / "index.csv", rows)
             for split, ids in splits.items():
@@ -91,6 +96,8 @@ def prepare(
                 "mean_rgb": [round(float(value), 3) for value in sums[:3] / sums[3]],
                 "mean_rgb_images": len(sample),
             }
+            lists = [f"{split} {' '.join(ids)}" for split, ids in splits.items()]
+            info["contents"] = hashlib.sha256("\n".join([*digests, *lists]).encode()).hexdigest()
             write_json(folder / "dataset.json", info)
     return info
 
@@ -173,18 +180,18 @@ def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: 
 
 def _write_item(
     item: Item, folder: Path, sample: Collection[str]
-) -> tuple[dict[str, Any], np.ndarray | None]:
+) -> tuple[dict[str, Any], np.ndarray | None, str]:
     """Place one item's files below ``folder``.
 
-    Returns its row of the index and, where it is of the ``sample``, the sums of its colours.
+    Returns its row of the index; where it is of the ``sample``, the sums of its colours; and the
+    digest of its files.
     """
     sums = None
     row: dict[str, Any] = {"id": item.id, "height": 0, "width": 0}
     for key, source in item.inputs.items():
         suffix = source.suffix if isinstance(source, Path) else ".png"
         row[key] = f"{'images' if key == 'image' else key}/{item.id}{suffix}"
-        modes = COLOUR_MODES if key == "image" else None
-        image = _write_input(source, folder / row[key], modes)
+        image = _write_input(key, source, folder / row[key])
         width, height = image.size
         if key == "image":
             row |= {"height": height, "width": width}
@@ -205,7 +212,10 @@ def _write_item(
         target = folder / row[key]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(label_png(label))
-    return row, sums
+    digest = hashlib.sha256()
+    for key in (*item.inputs, *item.labels):
+        digest.update((folder / row[key]).read_bytes())
+    return row, sums, digest.hexdigest()
 
 
 def _named(item: Item, key: str) -> str:
@@ -213,12 +223,13 @@ def _named(item: Item, key: str) -> str:
     return str(source) if isinstance(source, Path) else f"{key} of {item.id}"
 
 
-def _write_input(source: Input, target: Path, modes: set[str] | None) -> Image.Image:
+def _write_input(key: str, source: Input, target: Path) -> Image.Image:
     """Place a file, or write what a function gives as PNG; returns the image."""
     if isinstance(source, Path):
         image = open_image(source)  # to its end: its header says nothing of a truncated file
-        if modes is not None and image.mode not in modes:
-            raise UserError(f"{source}: an image of mode {image.mode}; convert it to 8-bit RGB.")
+        modes, wanted = MODES.get(key, MODES["image"])
+        if image.mode not in modes:
+            raise UserError(f"{source}: an image of mode {image.mode}; convert it to {wanted}.")
         _place(source, target)
         return image
     array = source()

@@ -14,6 +14,10 @@ from tqdm import tqdm
 
 from fcn.errors import UserError
 
+# Python 3.11 has the filter from 3.11.4 on; what it refuses, _check_member refuses before it.
+FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+UNSAFE: tuple[type[Exception], ...] = (tarfile.FilterError,) if FILTER else ()
+
 
 class _Watched:
     """A stream that remembers the last block read from it."""
@@ -71,8 +75,8 @@ def _untar(path: Path, folder: Path, magic: bytes) -> int:
                 elif not (member.isfile() or member.isdir()):
                     raise UserError(f"{path}: unsafe: its member {member.name} is a device.")
                 try:
-                    tar.extract(member, folder, set_attrs=False, filter="data")
-                except tarfile.FilterError as error:
+                    tar.extract(member, folder, set_attrs=False, **FILTER)
+                except UNSAFE as error:
                     raise UserError(f"{path}: unsafe: {error}.") from None
                 count += not member.isdir()
         # tarfile takes a tar that ends between two members for whole; a whole one ends in zeros

@@ -78,6 +78,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as handle:
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
             about = json.loads((handle.metadata() or {}).get("fcn", "{}"))
+        if not isinstance(about, dict):
+            raise ValueError("its description is no mapping")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}).") from None
     return tensors, about

@@ -11,7 +11,7 @@ sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
 from fcn.plan import SERVER_SETS, gpu_count, preflight, server_sets
 from fcn.schema import CONFIG, check, read_yaml, unknown
-from fcn.spec import fingerprint, load_suite
+from fcn.spec import contents_hash, fingerprint, load_suite
 
 config.setdefault("partial", False)
 for key, value in config.items():
@@ -44,7 +44,10 @@ def only_looking(words):
 try:
     SUITE = load_suite(config["suite"], config["seeds"], config["precision"])
     if not config["partial"] and not only_looking(sys.argv[1:]):
-        preflight(SUITE, config["device"], config["mirror"], Path(DATA), targets=sys.argv[1:])
+        preflight(
+            SUITE, config["device"], config["mirror"], Path(DATA), targets=sys.argv[1:],
+            subsets=config["mirror_is_subset"],
+        )
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

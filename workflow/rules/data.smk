@@ -52,7 +52,7 @@ rule prepare:
     output:
         f"{DATA}/prepared/{{dataset}}/dataset.json",
     params:
-        definition=lambda w: json.dumps(SUITE.datasets[w.dataset], sort_keys=True),
+        definition=lambda w: contents_hash(SUITE.datasets[w.dataset]),
     log:
         "logs/prepare/{dataset}.log",
     benchmark:

@@ -103,7 +103,10 @@ def bound_options(wildcards):
     if "labels" not in bound:
         return ""
     definition = SUITE.datasets[bound["dataset"]]
-    return f"--labels {quote(bound['labels'])} --classes {len(definition['classes'])} --void {definition['void']}"
+    classes = definition.get("classes")
+    if not isinstance(classes, list):
+        raise WorkflowError(f"{SUITE.path}: bounds of {bound['labels']}: {bound['dataset']} has no list of `classes`.")
+    return f"--labels {quote(bound['labels'])} --classes {len(classes)} --void {definition.get('void', 255)}"
 
 
 rule upper_bounds:

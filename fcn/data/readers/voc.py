@@ -37,6 +37,12 @@ def folder(definition: dict[str, Any], root: Path, scratch: Path) -> Contents:
     labels = {key: files_by_id(root / place, (".png",)) for key, place in label_folders.items()}
     void, colours = definition.get("void"), definition.get("colours")
 
+    if colours is None and isinstance(void, list):
+        raise UserError(
+            f"{root}: void: {void} is a colour, but the labels are indices; give its index, or "
+            "`colours`."
+        )
+
     def read(path: Path, count: int) -> Callable[[], np.ndarray]:
         if colours is None:
             return partial(read_label, path, count, void)
