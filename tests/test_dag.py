@@ -159,6 +159,9 @@ def test_a_changed_run_reruns_itself_and_what_depends_on_it(finished: Checkout) 
         finished.write(SUITE.replace("title: A", "title: Renamed"))
         jobs = finished.snakemake("-n").stdout
         assert "rule report" in jobs and "rule train" not in jobs
+        words = "scenes: {title: Streets, terms: free, reader"
+        finished.write(SUITE.replace("scenes: {reader", words))
+        assert "rule prepare" not in finished.snakemake("-n").stdout
     finally:
         finished.write(SUITE)
 
