@@ -47,6 +47,8 @@ def classifier_nets(
             f"classifier.net: {net['architecture']} has no fully connected layers; choose AlexNet "
             "or VGG."
         )
+    if net.get("fc6_dilation", 1) != 1:
+        raise UserError("classifier.net: its fc6 is dilated, no inner product of a classifier's.")
     first = next(layer for layer in layers.values() if isinstance(layer, nn.Conv2d))
     first.padding = (0, 0)
     cells = cells_after(crop, trunk.layers)

@@ -37,7 +37,7 @@ def preprocess(image: Tensor, convention: dict[str, Any], device: torch.device) 
     if convention.get("log"):
         x = torch.where(image > 0, image.clamp(min=1e-6).log() - mean, 0.0)
     else:
-        x = image.float().sub_(mean)
+        x = image.float() - mean
     if any(value != 1 for value in convention["std"]):
         x = x.div_(_channels(tuple(convention["std"]), device))
     return x.contiguous(memory_format=torch.channels_last)

@@ -478,6 +478,14 @@ class _Resolver:
         weights, inputs = self.weights(key, net, where)
         for row in entry.get("rows", []):
             self.row(row, f"{where}.rows")
+        hidden = entry.get("mask", RUN_OPTIONS["mask"])["train"]
+        if recipe and hidden != "none":
+            for option, usual in (("patch_keep", 1.0), ("jitter", 0)):
+                if recipe[option] != usual:
+                    raise UserError(
+                        f"{where}.mask: with recipe.{option} the labels that say what to hide have "
+                        f"void pixels of its own; leave out one of them."
+                    )
         train = self.training_sets(entry["train"], dataset, where) if recipe else []
         config = {
             "run": key,

@@ -113,6 +113,14 @@ class Training:
                 range(u * self.batch, (u + 1) * self.batch) for u in range(self.updates)
             )
         ]
+        if recipe["scale"] is not None:
+            for position in range(len(order)):
+                if min(size := self.stream.size(position)) < net.least:
+                    raise UserError(
+                        f"{dataset.folder}: image {dataset.ids[order[position]]} scaled to "
+                        f"{size[1]}x{size[0]} pixels, the net needs {net.least} a side; raise "
+                        "recipe.scale, or use padding: reference."
+                    )
         self.class_weights: dict[str, Tensor] = {}
         if recipe["class_balance"]:
             for task in run.labels:

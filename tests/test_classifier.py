@@ -82,6 +82,8 @@ def test_the_paper_s_classifier_and_its_grid():
 def test_what_has_no_classifier_is_told():
     with pytest.raises(UserError, match="no fully connected layers"):
         classifier_nets(slim(architecture="googlenet", fc6_kernel=None), 224)
+    with pytest.raises(UserError, match="its fc6 is dilated"):
+        classifier_nets(slim(fc6_dilation=2), 127)
     for crop, cells in ((14, 0), (127, 3)):
         with pytest.raises(UserError, match=rf"classifier\.crop: {crop} pixels give {cells} cells"):
             classifier_nets(slim(), crop)

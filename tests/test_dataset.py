@@ -140,5 +140,6 @@ def test_joined_sets_are_their_images_in_order(data_dir):
         alone = parts[0][i] if i < 4 else parts[1][i - 4]
         assert torch.equal(item["image"], alone["image"])
         assert torch.equal(item["semantic"], alone["semantic"])
-        assert item["id"] == joined.ids[i] == alone["id"] if i < 4 else f"square/{alone['id']}"
+        name = alone["id"] if i < 4 else f"square/{alone['id']}"
+        assert item["id"] == joined.ids[i] == name
     assert len(set(joined.ids)) == 12 and joined.classes == parts[0].classes

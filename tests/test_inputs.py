@@ -36,12 +36,16 @@ def test_preprocessing_by_hand(order):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 3, 4, 5), dtype=np.uint8)
     mean, std = [104.0, 117.5, 123.0], [58.0, 2.0, 0.5]
+    before = image.copy()
     found = preprocess(torch.from_numpy(image), {"order": order, "mean": mean, "std": std}, CPU)
     channels = image[:, ::-1] if order == "bgr" else image
     expected = (channels - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert torch.from_numpy(image).float().std() > 0  # the input is left as it was
+    real = torch.from_numpy(image).float()
+    preprocess(real, {"order": "file", "mean": mean, "std": std}, CPU)
+    np.testing.assert_array_equal(image, before)  # the input is left as it was
+    np.testing.assert_array_equal(real, before)
     ones = preprocess(
         torch.from_numpy(image), {"order": order, "mean": mean, "std": [1, 1, 1]}, CPU
     )
@@ -148,11 +152,23 @@ KINDS = {
 
 
 @pytest.mark.parametrize("entry", KINDS.values(), ids=list(KINDS))
-def test_runs_of_every_kind_train_and_are_scored(make_run, data_dir, tmp_path, entry):
+def test_runs_of_every_kind_train_and_are_scored(make_run, data_dir, tmp_path, entry, monkeypatch):
+    phases: list[str] = []
+
+    def watched(batch, run, device, phase):
+        phases.append(phase)
+        return net_input(batch, run, device, phase)
+
+    for module in ("fcn.train", "fcn.evaluate"):
+        monkeypatch.setattr(f"{module}.net_input", watched)
     run = make_run(**entry)
     result = train(run, 0, device=CPU, data_dir=data_dir, results=tmp_path)
     assert result["updates"] == 6 and math.isfinite(result["loss"])
+    assert result["train_images"] == 8 * len(run.training_sets)
+    assert set(phases) == {"train"}
+    phases.clear()
     found = evaluate_run(run, 0, device=CPU, data_dir=data_dir, results=tmp_path)
+    assert set(phases) == {"test"}
     assert list(found["tasks"]) == list(run.labels)
     names = read_json(data_dir / "prepared" / "tiny" / "dataset.json")["classes"]
     pixels = 0

@@ -157,6 +157,13 @@ def test_colours_a_class_file_and_more_labels(own, tmp_path):
             np.testing.assert_array_equal(item[key].numpy(), expected)
 
 
+def test_more_classes_than_8_bits_hold_are_refused(own, tmp_path):
+    _, definition, _ = own
+    names = [f"c{i}" for i in range(256)]
+    with pytest.raises(UserError, match=r"classes: 256 of semantic do not fit 8-bit labels"):
+        prepare("mine", definition | {"classes": names}, tmp_path)
+
+
 def noise(seed: int, kind: str) -> np.ndarray:
     random = np.random.default_rng(seed)
     shape = (4, 5, 3) if kind in ("image", "hha") else (4, 5)

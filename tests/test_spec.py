@@ -393,6 +393,14 @@ RUN_MISTAKES = [
     ({"recipe": None}, ": the key 'recipe' is missing"),
     ({"split": None}, ": the key 'split' is missing"),
     ({"train": None}, ": the key 'train' is missing (DATASET/SPLIT to train on)"),
+    (
+        {"mask": {"train": "both", "test": "none"}, "recipe": {"base": "short", "jitter": 2}},
+        ".mask: with recipe.jitter the labels that say what to hide have void pixels of its own",
+    ),
+    (
+        {"mask": {"train": "both", "test": "none"}, "recipe": {"base": "short", "patch_keep": 0.5}},
+        ".mask: with recipe.patch_keep the labels",
+    ),
     ({"train": "tiny"}, ".train: 'tiny' is not of an allowed form (DATASET/SPLIT to train on)"),
     ({"train": "tyni/train"}, ".train: no data set 'tyni'; did you mean tiny"),
     ({"train": "tiny/trian"}, ".train: no split of tiny 'trian'; did you mean train"),

@@ -87,10 +87,12 @@ def test_groups_are_a_partition_by_size(sizes, start):
 class Marked:
     """Images whose pixels say where they were: red the row, green the column; labels their sum."""
 
-    inputs, labels = ("image",), ("semantic",)
+    inputs: tuple[str, ...] = ("image",)
+    labels = ("semantic",)
 
     def __init__(self, height=12, width=17):
         self.height, self.width = height, width
+        self.sizes = [(height, width)]
 
     def __getitem__(self, i):
         rows = torch.arange(self.height)[:, None].expand(-1, self.width)
@@ -286,8 +288,31 @@ def test_scale_resizes_image_and_label_alike_to_the_size_that_was_told(data_dir)
         assert abs(item["image"].float().mean() - native["image"].float().mean()) < 4
         seen.add(size)
         assert torch.equal(item["image"], stream[position]["image"])
+    marked = changed(Marked(40, 56), 40, scale=(0.5, 2.0))
+    biases = []
+    for position in range(40):
+        item = marked[position]
+        sums = item["image"][:2].float().sum(0)  # row and column, of which the label is the sum
+        inner = (slice(2, -2), slice(2, -2))  # at the border the filter of the image is one-sided
+        assert (sums - item["semantic"].float())[inner].abs().max() <= 3
+        biases.append(float((sums - item["semantic"].float())[inner].mean()))
+    assert abs(np.mean(biases)) < 0.15 and max(map(abs, biases)) < 1
     assert len(seen) > 6
     assert plain.size(0) == tuple(plain[0]["semantic"].shape)
+
+
+def test_scale_invents_no_depth_at_holes():
+    class Deep(Marked):
+        inputs = ("image", "depth")
+
+        def __getitem__(self, i):
+            depth = torch.full((1, self.height, self.width), 3000.0)
+            depth[:, :, ::3] = 0
+            return {**super().__getitem__(i), "depth": depth}
+
+    for position in range(12):
+        item = changed(Deep(), 12, scale=(0.5, 2.0))[position]
+        assert set(item["depth"].unique().tolist()) <= {0.0, 3000.0}
 
 
 # ------------------------------------------------------------------------------------------- canvas

@@ -107,7 +107,8 @@ class Changed(Dataset[dict[str, Any]]):
         if self.scale is not None:
             size = self._extent(position)
             for key in (*self.images.inputs, *self.images.labels):
-                item[key] = resized(item[key], size, key in self.images.labels)
+                nearest = key in self.images.labels or key == "depth"  # 0 is a hole there
+                item[key] = resized(item[key], size, nearest)
         if not (self.mirror or self.jitter or self.keep < 1):
             return item
         generator = np.random.Generator(np.random.PCG64([self.seed, 2, position]))
@@ -140,12 +141,12 @@ def cell_of_pixels(size: int, stride: int, start: float) -> np.ndarray:
     return cells - cells[0]
 
 
-def resized(values: Tensor, size: tuple[int, int], label: bool) -> Tensor:
-    """The last two axes at another size: an image (C, H, W) bilinearly, a label (H, W) nearest."""
+def resized(values: Tensor, size: tuple[int, int], nearest: bool) -> Tensor:
+    """The last two axes at another size: nearest pixel, or bilinear where pixels have a mean."""
     if tuple(values.shape[-2:]) == size:
         return values
     whole = values.reshape(1, -1, *values.shape[-2:]).float()
-    mode = {"mode": "nearest-exact"} if label else {"mode": "bilinear", "antialias": True}
+    mode = {"mode": "nearest-exact"} if nearest else {"mode": "bilinear", "antialias": True}
     result = F.interpolate(whole, size=size, **mode)  # type: ignore[arg-type]
     if values.dtype == torch.uint8:
         result = result.round().clamp(0, 255)

@@ -66,6 +66,8 @@ class Head(nn.Module):
         self._add_score(self.first, taps[top], scored, net)
         geometry = geometries[top]
         below = ""
+        if unused := [name for name in net["scales"] if name not in net["skips"]]:
+            raise UserError(f"net: scales of {', '.join(unused)}, which no skip is.")
         for skip in net["skips"]:
             target = geometries[skip]
             factor = int(geometry.stride / target.stride)

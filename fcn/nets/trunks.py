@@ -14,13 +14,15 @@ from fcn.errors import UserError
 from fcn.nets.conv import ConvReLU
 from fcn.nets.geometry import Geometry, cells_after, through
 from fcn.nets.norm import LocalResponseNorm
-from fcn.spec import NET_OPTIONS
+from fcn.spec import NET_DEFAULTS, NET_OPTIONS
 
 CHANNELS = {"image": 3, "depth": 1, "hha": 3}  # of each input
 # The authors' names: what a layer of a late fusion ends in (nyud-fcn32s-color-hha), and what is
 # said of the first layer of an early fusion (nyud-fcn32s-color-d: conv1_1_bgrd).
 STREAMS = {"image": "color", "depth": "depth", "hha": "hha"}
 JOINED = {"image": "bgr", "depth": "d", "hha": "hha"}
+# Options of what GoogLeNet does not have.
+FULLY_CONNECTED = ("pool5_stride", "fc6_dilation", "fc6_kernel")
 
 
 class Branches(nn.Module):
@@ -277,9 +279,6 @@ def _googlenet(variant: str, net: dict[str, Any], layers: Layers, pad: int | Non
     """``bvlc``: the Caffe net. ``torchvision``: no normalisation, 3x3 for 5x5, a 2x2 fourth pool
     (its batch normalisation is folded into the convolutions)."""
     torchvision = variant == "torchvision"
-    for key in ("pool5_stride", "fc6_dilation"):
-        if net[key] != NET_OPTIONS[key]:
-            raise UserError(f"net: {key} is for AlexNet and VGG; GoogLeNet has no such layer.")
     taps: dict[str, int] = {}
     layers.conv("conv1/7x7_s2", 64, 7, 2, 3 if pad is None else pad)
     layers.pool("pool1/3x3_s2", 3, 2)
@@ -336,6 +335,12 @@ def build_trunk(net: dict[str, Any], channels: int, mark: str = "", suffix: str 
             f"net: {error} is not known; architectures: {', '.join(TRUNKS)}; "
             f"padding: {', '.join(pads)}."
         ) from None
+    usual = NET_DEFAULTS | NET_OPTIONS
+    google = net["architecture"].startswith("googlenet")
+    for key in ("average_pool",) if not google else FULLY_CONNECTED:
+        if net.get(key, usual[key]) != usual[key]:
+            others = "AlexNet and VGG" if google else "GoogLeNet"
+            raise UserError(f"net: {key} is for {others}; {net['architecture']} has no such layer.")
     return factory(net, Layers(channels, net["width"], mark, suffix), pad)
 
 

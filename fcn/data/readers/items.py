@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fcn.data.labels import VOID
 from fcn.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -73,6 +74,8 @@ def class_names(root: Path, classes: Any, label: str) -> list[str]:
     if not isinstance(classes, list) or not classes:
         raise UserError(f"classes: give the names of {label}, as a list or a file with one a line.")
     names = [str(name) for name in classes]
+    if len(names) > VOID:
+        raise UserError(f"classes: {len(names)} of {label} do not fit 8-bit labels (1 to {VOID}).")
     if len(set(names)) != len(names):
         raise UserError(f"classes: a name of {label} stands twice in {', '.join(names)}.")
     return names
