@@ -466,7 +466,8 @@ class _Decider:
             # Scores near 0 moved by more than they are: their ratio is then that of the moves.
             # A maximum of differences may lie outside as well: all draws of it are larger.
             found = test.expect.verdict(view.point, view.point)
-            if not low <= view.point <= high and found != test.expect.verdict(low, high):
+            whole = test.expect.verdict(low, high)
+            if not low <= view.point <= high and whole not in (found, "inconclusive"):
                 view.verdict = "inconclusive"
                 view.reason = "what was found lies outside of its interval: seeds differ by more"
                 return view
