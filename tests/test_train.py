@@ -500,7 +500,7 @@ def test_from_a_parent_of_another_net(write_suite, data_dir, tmp_path):
     child = {
         "base": "tiny/run",
         "weights": {"run": "tiny/run"},
-        "net": {"architecture": "googlenet", "skips": []},
+        "net": {"architecture": "googlenet", "skips": [], "fc6_kernel": None},
     }
     suite = load_suite(str(write_suite({"runs": {"tiny/child": child}})))
     start(suite.run("run"), data_dir, tmp_path)
