@@ -237,11 +237,12 @@ def preflight(
     """
     runs, bounds = wanted(suite, targets)
     left = unfinished(runs, results)
+    asked = archives_needed(suite, runs, bounds)
     bounds = [name for name in bounds if not (results / name / "bounds.json").exists()]
     missing = _absent(archives_needed(suite, [run for run, _ in left], bounds), data_dir)
     problems = [*_device_problems(suite, device, bool(left))]
     if subsets:
-        sidecars = [data_dir / "archives" / f"{name}.json" for name in archives_needed(suite)]
+        sidecars = [data_dir / "archives" / f"{name}.json" for name in asked]
         problems += [said for sidecar in sidecars if (said := undeclared(sidecar, mirror))]
     if missing:
         problems += _source_problems(suite, missing, mirror) or _disk_problems(

@@ -107,20 +107,20 @@ class Training:
             recipe["scale"],
             recipe["canvas"],
         )
+        sizes = [self.stream.size(position) for position in range(len(order))]
+        for position, size in enumerate(sizes):  # as scaled; check_sizes knows the images alone
+            if min(size) < net.least:
+                raise UserError(
+                    f"{dataset.folder}: image {dataset.ids[order[position]]} scaled to "
+                    f"{size[1]}x{size[0]} pixels, the net needs {net.least} a side; raise "
+                    "recipe.scale, or use padding: reference."
+                )
         self.groups = [
-            groups_of_update(positions, [self.stream.size(p) for p in positions])
+            groups_of_update(positions, sizes[positions.start : positions.stop])
             for positions in (
                 range(u * self.batch, (u + 1) * self.batch) for u in range(self.updates)
             )
         ]
-        if recipe["scale"] is not None:
-            for position in range(len(order)):
-                if min(size := self.stream.size(position)) < net.least:
-                    raise UserError(
-                        f"{dataset.folder}: image {dataset.ids[order[position]]} scaled to "
-                        f"{size[1]}x{size[0]} pixels, the net needs {net.least} a side; raise "
-                        "recipe.scale, or use padding: reference."
-                    )
         self.class_weights: dict[str, Tensor] = {}
         if recipe["class_balance"]:
             for task in run.labels:

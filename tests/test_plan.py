@@ -259,6 +259,23 @@ def test_a_mirror_on_a_server_is_the_only_one_asked(suite, tmp_path, monkeypatch
     assert asked == [f"https://mirror.example/fcn/{VOC}"]
 
 
+def test_an_archive_that_came_undeclared_stops_the_targets_that_need_it(suite, tmp_path):
+    mirror, data = tmp_path / "mirror", tmp_path / "data"
+    mirror.mkdir()
+    (data / "archives").mkdir(parents=True)
+    for name in (VOC, VGG, GOOGLENET):
+        sidecar = {"subset": False, "url": str(mirror / name), "verified_by": "sha256"}
+        (data / f"archives/{name}.json").write_text(json.dumps(sidecar))
+    arguments = (suite, "cpu", str(mirror), data, tmp_path / "results")
+    plan.preflight(*arguments, subsets=True)
+    (data / f"archives/{VGG}.json").write_text(json.dumps({**sidecar, "url": str(mirror / VGG),
+                                                           "verified_by": "nothing"}))  # fmt: skip
+    plan.preflight(*arguments)
+    assert f"{VGG}: came from the mirror when it was not" in refused(*arguments, subsets=True)
+    assert f"{VGG}: came from" in refused(*arguments, ("table1",), subsets=True)
+    plan.preflight(*arguments, ("bounds",), subsets=True)
+
+
 # ---- disk and cost
 
 
