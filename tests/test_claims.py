@@ -25,7 +25,7 @@ from fcn.report.claims import Measure, Tolerance, assumed_spread, read_claims
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import Results, load_results
 from fcn.report.spread import Spread, between_seeds
-from fcn.report.verdicts import ClaimView, _Decider, _reached, decide
+from fcn.report.verdicts import ClaimView, TestView, _Decider, _reached, decide
 from fcn.schema import CONFIG, read_yaml
 from fcn.spec import Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
@@ -454,6 +454,17 @@ def test_a_planted_difference_is_found(tmp_path: Path, first: float, second: flo
     assert test.low < test.point < test.high
     assert test.paper == [("+3.0", "CVPR 2015")] and other.paper == [("+1.4", "PAMI 2017")]
     assert test.marks == ["one seed", "seeds taken to differ by 0.4 points"]
+
+
+def test_the_end_of_an_interval_shows_on_which_side_of_0_it_is():
+    test = next(claim for claim in CLAIMS if claim.id == "skip-pool4").tests[0]
+    view = TestView(test, "reproduced", "", [], point=2.6, low=0.02, high=5.26)
+    assert view.ours == "+2.6 [+0.02, +5.3]"
+    view.low = 0.0031
+    assert view.ours == "+2.6 [+0.003, +5.3]"
+    view.low, view.high = -1.0, -0.04
+    assert view.ours == "+2.6 [\N{MINUS SIGN}1.0, \N{MINUS SIGN}0.04]"
+    assert view.text(0.0) == "0.0" and view.text(0.05) == "+0.1"
 
 
 def test_the_same_images_make_the_interval_narrower(tmp_path: Path):

@@ -71,7 +71,10 @@ class TestView:
     def text(self, value: float) -> str:
         """A value of the measure as the page prints it."""
         if self.test.unit == "points":
-            return signed(value, 1) if self.is_difference else number(value, 1)
+            digits = 1
+            while value and digits < 4 and not round(value, digits):
+                digits += 1  # on which side of 0 it is decides
+            return signed(value, digits) if self.is_difference else number(value, digits)
         return number(value, 2 if abs(value) >= 0.1 else 4)
 
     @property
