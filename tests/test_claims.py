@@ -781,6 +781,39 @@ def test_curves_of_figure_5(tmp_path: Path):
     assert view.tests[2].verdict == "not run" and "not measured" in view.tests[2].reason
 
 
+def timed_on(folder: Path, device: str, **train: float) -> None:
+    found = json.loads((folder / "train.json").read_text())
+    found["provenance"]["device"]["name"] = device
+    write(folder / "train.json", {**found, **train})
+
+
+def test_times_of_two_devices_are_not_compared(tmp_path: Path):
+    results = tmp_path / "results"
+    heavy = make_run("voc2011/heavy", (("pami_table2", "FCN-heavy"),), (0, 1, 2))
+    online = make_run("voc2011/online", (("pami_table2", "FCN-online"),), (0, 1, 2))
+    accum = make_run("voc2011/accum", (("pami_table2", "FCN-accum"),), (0, 1, 2))
+    losses = 0.3 + np.exp(-np.arange(100) / 30)
+    for seed in (0, 1, 2):
+        fast = seed != 1  # one seed of each on a device that is ten times as slow
+        for run, seconds in ((heavy, 1.0), (online, 2.0), (accum, 3.0)):
+            folder = planted(results, run, seed, 0.6)
+            write_curve(folder, losses * (1 + 0.001 * seed), 1, seconds if fast else 10 * seconds)
+            timed_on(folder, "fast" if fast else "slow")
+    suite = make_suite(heavy, online, accum)
+    test = decided(suite, tmp_path, "heavy-learning")[0].tests[1]
+    assert test.point == pytest.approx(0.5, rel=1e-3) and "2 seeds" in test.marks
+    for seed in (0, 1, 2):
+        timed_on(heavy.directory(results, seed), "slow")
+    test = decided(suite, tmp_path, "heavy-learning")[0].tests[1]  # seed 1 is left
+    assert test.point == pytest.approx(0.5, rel=1e-3) and "one seed" in test.marks
+    for seed in (0, 1, 2):
+        timed_on(heavy.directory(results, seed), "another")
+    view, _ = decided(suite, tmp_path, "heavy-learning")
+    assert [test.verdict for test in view.tests][1] == "not run"
+    assert view.tests[1].reason == "timed on different devices"
+    assert view.tests[0].point is not None  # a score needs no clock
+
+
 @given(st.lists(st.floats(0.1, 3), min_size=3, max_size=40), st.floats(0.1, 3), st.integers(1, 5))
 def test_a_level_is_reached_where_a_plain_loop_says(losses: list[float], level: float, rows: int):
     x = np.arange(len(losses), dtype=float)

@@ -589,6 +589,24 @@ def test_one_seed_has_no_spread_and_says_so(tmp_path: Path):
     assert {r["ours_std"] for r in records if r["run"] == run.id} == {""}
 
 
+def test_times_of_two_devices_make_no_mean(tmp_path: Path):
+    run = make_run("voc2011/dense", (("dense_fc6", "fc6 14x14"),), (0, 1, 2))
+    for seed, (device, rate, seconds) in enumerate(
+        [("A", 4.0, 600), ("A", 6.0, 400), ("B", 90.0, 20)]
+    ):
+        folder = write_result(tmp_path / "results", run, seed, (0.5 + seed / 10,) * 4)
+        train = json.loads((folder / "train.json").read_text())
+        train["provenance"]["device"]["name"] = device
+        write(folder / "train.json", {**train, "images_per_second": rate, "seconds": seconds})
+    page, records, _ = render(make_suite(run), tmp_path)
+    of_run = {r["metric"]: r for r in records if r["row"] == "fc6 14x14"}
+    assert float(of_run["images_per_second"]["ours_mean"]) == 5.0
+    assert of_run["images_per_second"]["n_seeds"] == "2"
+    assert float(of_run["mean_iu"]["ours_mean"]) == pytest.approx(60)  # of all three
+    text = " ".join(page.text.split())
+    assert "8.3 min on A" in text and "20 s on B" in text
+
+
 def test_holes_have_their_reason(tmp_path: Path):
     results = tmp_path / "results"
     runs = {

@@ -241,7 +241,7 @@ def timings(results: Results) -> list[dict[str, Any]]:
                         "trials": _number(protocol.get("trials")),
                         "warmup": _number(protocol.get("warmup")),
                         "precision": protocol.get("precision") or DASH,
-                        "device": seed.timing_device(name) or DASH,
+                        "device": seed.device(("timing", "protocols", name)) or DASH,
                         "transfer": DASH if transfer is None else "yes" if transfer else "no",
                     }
                 )
@@ -397,7 +397,7 @@ def examples(book: Book, results: Results, data_dir: Path) -> list[Family]:
 
 
 def _made_by(line: Line) -> list[str]:
-    """Test set and images; training set, images seen, time and device (mean over the seeds)."""
+    """Test set and images; training set, images seen; time by device (means over the seeds)."""
     result = line.result
     assert result is not None
     test, train = result.run.config["test"], result.run.config.get("train")
@@ -408,17 +408,16 @@ def _made_by(line: Line) -> list[str]:
         return [*parts, "not trained here"]
     seeds = [seed for seed in result.counted or result.seeds if seed.train]
     seen, _ = mean_and_std([v for s in seeds if (v := finite(s.train.get("images"))) is not None])
-    seconds, _ = mean_and_std(
-        [v for s in seeds if (v := finite(s.train.get("seconds"))) is not None]
-    )
     trained = f"trained on {train['dataset']} {train['split']}"
     parts.append(trained if seen is None else f"{trained}, {_number(seen)}\u00a0images seen")
-    if seconds is not None:
-        parts.append(_duration(seconds))
-    devices = {
-        str(name) for s in seeds if (name := lookup(s.train, ("provenance", "device", "name")))
-    }
-    return parts + sorted(devices)
+    took: dict[str, list[float]] = {}
+    for seed in seeds:
+        if (seconds := finite(seed.train.get("seconds"))) is not None:
+            took.setdefault(seed.device(("train", "seconds")), []).append(seconds)
+    for device, times in sorted(took.items()):
+        mean, _ = mean_and_std(times)
+        parts += [_duration(mean), device] if len(took) == 1 else [f"{_duration(mean)} on {device}"]
+    return parts
 
 
 def environment() -> jinja2.Environment:

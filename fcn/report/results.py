@@ -115,10 +115,13 @@ class SeedResult:
         value = self.any.get("provenance")
         return value if isinstance(value, dict) else {}
 
-    def timing_device(self, protocol: str) -> str:
-        """The device that a protocol was timed on: its name where it is known."""
-        name = lookup(self.timing, ("provenance", "device", "name"))
-        return str(name or lookup(self.timing, ("protocols", protocol, "device")) or "")
+    def device(self, origin: tuple[str, ...]) -> str:
+        """On which device the value at a path was made: its name, empty where it is unknown."""
+        source = {"metrics": self.metrics, "timing": self.timing, "train": self.train}
+        name = lookup(source, (*origin[:1], "provenance", "device", "name"))
+        if not name and origin[:2] == ("timing", "protocols"):
+            name = lookup(self.timing, (*origin[1:3], "device"))
+        return str(name or "")
 
     def number(self, origin: tuple[str, ...], average: str = "all") -> float | None:
         """The value at a column's dotted path, in the unit of the file.
@@ -131,6 +134,14 @@ class SeedResult:
         source = {"metrics": self.metrics, "timing": self.timing, "train": self.train}
         source["config"] = self.any.get("config", {})
         return finite(lookup(source, origin))
+
+
+def is_time(origin: tuple[str, ...]) -> bool:
+    """Does the device decide the value at a path? Such values of two devices make no mean."""
+    return origin[:1] == ("timing",) or origin[:2] in (
+        ("train", "seconds"),
+        ("train", "images_per_second"),
+    )
 
 
 @dataclass(frozen=True)
@@ -200,9 +211,18 @@ class RunResult:
             return Status("stale" if self.stale else "partial", "; ".join(why))
         return Status("done", "done")
 
+    def measured(self, origin: tuple[str, ...], average: str = "all") -> list[SeedResult]:
+        """The counted seeds that have a value; of a time those of one device, which made most."""
+        found = [seed for seed in self.counted if seed.number(origin, average) is not None]
+        if not is_time(origin) or not found:
+            return found
+        devices = [seed.device(origin) for seed in found]
+        most = max(devices, key=devices.count)
+        return [seed for seed, name in zip(found, devices, strict=True) if name == most]
+
     def values(self, origin: tuple[str, ...], average: str = "all") -> list[float]:
-        """One value for every counted seed that has it."""
-        numbers = [seed.number(origin, average) for seed in self.counted]
+        """One value for each of the ``measured`` seeds."""
+        numbers = (seed.number(origin, average) for seed in self.measured(origin, average))
         return [number for number in numbers if number is not None]
 
     def first(self, *path: str) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fcn.report.paper import Column, Paper, Printed, Read, Row, Table
-from fcn.report.results import Results, RunResult, Status, finite, lookup, mean_and_std
+from fcn.report.results import Results, RunResult, Status, finite, is_time, lookup, mean_and_std
 
 DASH = "–"
 MINUS = "−"
@@ -114,7 +114,7 @@ def signed(value: float, digits: int) -> str:
 
 
 def ours(result: RunResult, column: Column) -> tuple[float | None, float | None, int]:
-    """Mean, sample standard deviation and n over the counted seeds, in the column's unit."""
+    """Mean, sample standard deviation and n over the measured seeds, in the column's unit."""
     values = [value * column.scale for value in result.values(column.origin, column.average)]
     return *mean_and_std(values), len(values)
 
@@ -255,9 +255,7 @@ class _Builder:
                 continue
             mean, std, n = ours(result, column)
             values.append(mean)
-            used = [
-                s for s in result.counted if s.number(column.origin, column.average) is not None
-            ]
+            used = result.measured(column.origin, column.average)
             for one in [n[i] for _, n in printed if n[i]] or [None]:
                 self.record(
                     row,
@@ -277,9 +275,7 @@ class _Builder:
             title = f"{mean!r} {column.unit}" + (
                 f", standard deviation {std!r}" if std is not None else ""
             )
-            device = ""
-            if column.origin[0] == "timing":
-                device = used[0].timing_device(column.origin[2])
+            device = used[0].device(column.origin) if is_time(column.origin) else ""
             cells.append(Cell(text, title=f"{title}, n = {n}", below=device))
         targets = tuple(seed.target for seed in result.seeds)
         differences = self.difference_lines(values, printed)

@@ -14,6 +14,7 @@ from fcn.report.results import (
     RunResult,
     SeedResult,
     finite,
+    is_time,
     lookup,
     mean_and_std,
     read_curve,
@@ -222,7 +223,8 @@ class _Decider:
 
         Where several runs fill a row, those of one test set are taken together: the first set, in
         the suite's order, that has them all. Of seeds, those that all runs have are compared: the
-        same order of training images, or the very weights that another run scores again.
+        same order of training images, or the very weights that another run scores again. Of times,
+        those of one device.
         """
         fixed: dict[str, Sample] = {}
         choices: dict[str, list[tuple[RunResult, list[float]]]] = {}
@@ -248,6 +250,14 @@ class _Decider:
             letter: next((run for run, _ in known if _test_set(run) in common[:1]), known[0][0])
             for letter, known in choices.items()
         }
+        times = {
+            letter: origin for letter in chosen if (origin := self.time_of(test.values[letter]))
+        }
+        if times:
+            alike = self.on_one_device(times, chosen)
+            if not alike:
+                return "timed on different devices"
+            chosen |= alike
         seeds = [{seed.seed for seed in run.counted} for run in chosen.values()]
         shared = set.intersection(*seeds) if seeds else set()
         samples = dict(fixed)
@@ -260,6 +270,33 @@ class _Decider:
         if self.of_the_paper(test) and any(run.subset for run in chosen.values()):
             return "needs the paper's own data, these are subsets"
         return samples
+
+    def time_of(self, value: Value) -> tuple[str, ...]:
+        """Where a value stands that is a time, ``()`` if it is none."""
+        if value.axis == "seconds":
+            return ("train", "seconds")
+        origin = () if value.axis or value.loss else self.column_of(value)[0]
+        return origin if is_time(origin) else ()
+
+    @staticmethod
+    def on_one_device(
+        times: dict[str, tuple[str, ...]], runs: dict[str, RunResult]
+    ) -> dict[str, RunResult]:
+        """The runs behind ``times``, with the seeds of one device: that which timed most.
+
+        {} where no device timed every run.
+        """
+        devices: dict[str, dict[str, list[SeedResult]]] = {}
+        for letter, origin in times.items():
+            of = devices.setdefault(letter, {})
+            for seed in runs[letter].counted:
+                if seed.number(origin) is not None:
+                    of.setdefault(seed.device(origin), []).append(seed)
+        common = set.intersection(*(set(of) for of in devices.values()))
+        if not common:
+            return {}
+        most = max(sorted(common), key=lambda name: min(len(of[name]) for of in devices.values()))
+        return {letter: replace(runs[letter], seeds=of[most]) for letter, of in devices.items()}
 
     @staticmethod
     def of_the_paper(test: Test) -> bool:
