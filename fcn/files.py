@@ -153,6 +153,15 @@ def read_object(path: str | Path, *keys: str) -> dict[str, Any]:
     return value
 
 
+def lookup(value: Any, path: tuple[str, ...]) -> Any:
+    """Follow keys into nested dicts; None where one is absent."""
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
 def digest(path: str | Path, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of a file's bytes."""
     with Path(path).open("rb") as handle:

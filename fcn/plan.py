@@ -14,7 +14,7 @@ import requests
 
 from fcn.data.subsets import undeclared
 from fcn.errors import UserError
-from fcn.files import read_object
+from fcn.files import lookup, read_object
 from fcn.spec import Run, Suite
 
 # A training step costs about three forward passes (forward, gradients of features and of weights).
@@ -136,7 +136,7 @@ def _absent(names: Iterable[str], data_dir: Path) -> list[str]:
 
 
 def hours(run: Run, results: Path, gpu: bool) -> tuple[float | None, bool]:
-    """Hours of training for one seed, and whether they were measured in ``results``.
+    """Hours of training for one seed, and whether ``results`` has them from such a device.
 
     Without a measurement they follow from the net's forward cost and the assumed rate of a GPU or
     of two CPU cores; None where the cost is not known either.
@@ -148,7 +148,8 @@ def hours(run: Run, results: Path, gpu: bool) -> tuple[float | None, bool]:
         path = run.directory(results, seed) / "train.json"
         if path.exists():
             record = read_object(path, "config_hash", "seconds")
-            if record["config_hash"] == run.hash:
+            device = lookup(record, ("provenance", "device", "type"))
+            if record["config_hash"] == run.hash and device in (None, "cuda" if gpu else "cpu"):
                 return record["seconds"] / 3600, True
     if run.gflop is None:
         return None, False

@@ -76,10 +76,11 @@ def hours_of(run, results):
     return each
 
 
-def finish(suite, results, run, seed, seconds=3600.0, config_hash=None):
+def finish(suite, results, run, seed, seconds=3600.0, config_hash=None, device="cuda"):
     folder = suite.runs[run].directory(results, seed)
     folder.mkdir(parents=True)
     record = {"seconds": seconds, "config_hash": config_hash or suite.runs[run].hash}
+    record["provenance"] = {"device": {"type": device}}
     (folder / "train.json").write_text(json.dumps(record))
     (folder / "metrics.json").write_text("{}")
 
@@ -331,6 +332,13 @@ def test_the_cost_is_the_sum_of_what_is_left(suite, tmp_path):
 def test_measurements_of_another_configuration_do_not_count(suite, tmp_path):
     finish(suite, tmp_path, "voc2012/first", 0, config_hash="0123456789ab")
     assert not plan.hours(suite.runs["voc2012/first"], tmp_path, gpu=True)[1]
+
+
+def test_hours_measured_on_a_gpu_are_none_of_a_cpu(suite, tmp_path):
+    first = suite.runs["voc2012/first"]
+    finish(suite, tmp_path, "voc2012/first", 0, seconds=7200.0)
+    assert plan.hours(first, tmp_path, gpu=True) == (2.0, True)
+    assert not plan.hours(first, tmp_path, gpu=False)[1]
 
 
 def test_a_suite_for_the_cpu_is_not_estimated_as_a_gpus(suite, tmp_path):

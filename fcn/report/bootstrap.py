@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fcn.files import lookup
 from fcn.report.averages import METRICS, average
-from fcn.report.results import Results, RunResult, SeedResult, lookup, shown
+from fcn.report.results import Results, RunResult, SeedResult, shown
 
 DRAWS = 1000
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from fcn.errors import UserError
+from fcn.files import lookup
 from fcn.report.bootstrap import DRAWS, LEVEL
 from fcn.report.charts import COLOURS, Series, line_chart, thin
 from fcn.report.examples import Family, build_family
@@ -23,7 +24,6 @@ from fcn.report.results import (
     RunResult,
     SeedResult,
     finite,
-    lookup,
     mean_and_std,
     read_curve,
     shown,

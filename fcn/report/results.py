@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fcn.errors import UserError
-from fcn.files import read_json
+from fcn.files import lookup, read_json
 from fcn.report.averages import of_confusion
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ def shown(path: Path, results: Path) -> str:
         return path.resolve().relative_to(results.resolve().parent).as_posix()
     except ValueError:
         return path.name
-
-
-def lookup(value: Any, path: tuple[str, ...]) -> Any:
-    """Follow keys into nested dicts; None where one is absent."""
-    for key in path:
-        if not isinstance(value, dict) or key not in value:
-            return None
-        value = value[key]
-    return value
 
 
 def finite(value: Any) -> float | None:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from fcn.files import lookup
 from fcn.report.paper import Column, Paper, Printed, Read, Row, Table
-from fcn.report.results import Results, RunResult, Status, finite, is_time, lookup, mean_and_std
+from fcn.report.results import Results, RunResult, Status, finite, is_time, mean_and_std
 
 DASH = "–"
 MINUS = "−"

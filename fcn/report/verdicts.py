@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fcn.errors import UserError
+from fcn.files import lookup
 from fcn.report.bootstrap import Bootstrap, interval, mean_of_seeds
 from fcn.report.claims import Claim, Test, Value
 from fcn.report.paper import Column, Paper, Table
@@ -15,7 +16,6 @@ from fcn.report.results import (
     SeedResult,
     finite,
     is_time,
-    lookup,
     mean_and_std,
     read_curve,
 )
