@@ -74,7 +74,7 @@ def _extract(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from fcn.data.prepare import check_seg11valid, prepare
+    from fcn.data.prepare import SEG11VALID, check_seg11valid, prepare
 
     suite = _suite(args)
     definition = _known("data set", args.name, suite.datasets)
@@ -83,7 +83,9 @@ def _prepare(args: argparse.Namespace) -> None:
         stage = "extract" if sidecar.startswith("extracted") else "fetch"
         _need(args.data_dir / sidecar, f"{stage} {archive}", args)
     info = prepare(args.name, definition, args.data_dir, workers=args.threads)
-    if {"voc2011", "sbd"} <= {p.name for p in (args.data_dir / "prepared").iterdir()}:
+    if args.name in SEG11VALID and all(
+        (args.data_dir / "prepared" / name).exists() for name in SEG11VALID
+    ):
         print(check_seg11valid(args.data_dir), file=sys.stderr)
     for note in info["notes"]:
         print(f"{args.name}: {note}", file=sys.stderr)

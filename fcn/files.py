@@ -57,9 +57,14 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: a file where a folder is to be; move it away.")
     with folder_near(path) as new:
         yield new
+        old = new.with_name("old")
         if path.exists():
-            path.rename(new.with_name("old"))
-        new.rename(path)
+            path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            _give_back(old, path)
+            raise
 
 
 @contextmanager
@@ -73,7 +78,7 @@ def folder_near(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = f".{path.name}.{os.uname().nodename}."  # a lock may not be seen from another machine
     for left in path.parent.glob(f"{glob.escape(name)}????????.tmp"):
-        _clear(left)
+        _clear(left, path)
     outer, handle = _locked(path.with_name(name))
     try:
         inner = outer / "new"  # not locked: who writes in it may use `alone_in`
@@ -100,12 +105,19 @@ def _locked(start: Path) -> tuple[Path, int]:
             os.close(handle)  # another start took it for a dead one's before it was locked
 
 
-def _clear(left: Path) -> None:
+def _give_back(old: Path, path: Path) -> None:
+    """Put back what `atomic_dir` had moved away, where nothing came into its place."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+
+
+def _clear(left: Path, path: Path) -> None:
     """Remove a folder of ``folder_near`` unless a living process holds it."""
     with suppress(OSError):
         handle = os.open(left, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _give_back(left / "old", path)
             shutil.rmtree(left)
         finally:
             os.close(handle)

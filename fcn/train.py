@@ -161,10 +161,11 @@ class Training:
         if not self.checkpoint.exists():
             return False
         try:
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(
-                f"{self.checkpoint}: not a readable checkpoint ({error}); delete it to start anew."
+                f"{self.checkpoint}: not a readable checkpoint ({error}); if the file is damaged, "
+                "delete it to start anew."
             ) from None
         if state.get("origin", self.origin) != self.origin:  # older ones do not say
             print(

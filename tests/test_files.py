@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,6 +100,46 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_dir(tmp_path / "a"):
         _ = 1 / 0
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["old"]
+
+
+def test_what_was_there_comes_back_when_the_new_cannot_take_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "a"
+    with atomic_dir(target) as folder:
+        (folder / "old").write_text("x")
+    rename = Path.rename
+
+    def failing(self, other):
+        if self.name == "new":
+            raise OSError("no space left")
+        return rename(self, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="no space"), atomic_dir(target):
+            pass
+    assert names(tmp_path) == ["a"] and names(target) == ["old"]
+
+
+KILLED_BETWEEN = """
+import os, sys
+from pathlib import Path
+from fcn.files import atomic_dir
+rename = Path.rename
+Path.rename = lambda self, to: os._exit(9) if self.name == "new" else rename(self, to)
+with atomic_dir(sys.argv[1]) as folder:
+    (folder / "new file").write_text("x")
+"""
+
+
+def test_what_was_there_comes_back_after_a_kill_between_the_two_renames(tmp_path):
+    target = tmp_path / "a"
+    with atomic_dir(target) as folder:
+        (folder / "old").write_text("x")
+    assert subprocess.run([sys.executable, "-c", KILLED_BETWEEN, str(target)]).returncode == 9
+    assert not target.exists()
+    with folder_near(target):
+        assert names(target) == ["old"]
+    assert names(tmp_path) == ["a"]
 
 
 def test_starts_at_once_do_not_clear_each_other(tmp_path):

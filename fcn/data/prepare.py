@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,12 @@ from fcn.files import atomic_dir, folder_near, read_object, write_json, write_te
 from fcn.spec import UNPACKED, contents_hash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MEAN_SAMPLE = 500  # images of the training split that the mean colour is measured over
 MODES = {  # of a file that is an input: those that its reader understands
     "image": ({"RGB", "RGBA", "L", "P", "CMYK"}, "8-bit RGB"),
     "depth": ({"I;16", "I;16B", "I", "L"}, "16-bit grey, in mm"),
     "hha": ({"RGB"}, "8-bit RGB"),
 }
+SEG11VALID = ("voc2011", "sbd")  # the data sets that `check_seg11valid` compares
 HELD_OUT = ("val", "test", "seg11valid")
 
 T = TypeVar("T")
@@ -69,12 +69,9 @@ def prepare(
         if not used:
             raise UserError(f"data set {name}: no image is in any of its splits.")
         with atomic_dir(place) as folder:
-            train = splits.get("train") or used
-            sample = set(train[:: max(1, -(-len(train) // MEAN_SAMPLE))])
-            write = partial(_write_item, folder=folder, sample=sample)
+            write = partial(_write_item, folder=folder)
             done = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
-            rows, measured, digests = zip(*done, strict=True)
-            sums = np.sum([part for part in measured if part is not None], axis=0)
+            rows, digests = zip(*done, strict=True)
             _write_index(folder / "index.csv", rows)
             for split, ids in splits.items():
                 write_text(folder / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in ids))
@@ -93,8 +90,6 @@ def prepare(
                 "subset": subset,
                 "notes": notes,
                 "terms": definition.get("terms"),
-                "mean_rgb": [round(float(value), 3) for value in sums[:3] / sums[3]],
-                "mean_rgb_images": len(sample),
             }
             lists = [f"{split} {' '.join(ids)}" for split, ids in splits.items()]
             info["contents"] = hashlib.sha256("\n".join([*digests, *lists]).encode()).hexdigest()
@@ -109,7 +104,7 @@ def check_seg11valid(data_dir: str | Path, base: Path = REPOSITORY) -> str:
     set that disagrees is a UserError; without both, or with subsets, there is nothing to assert.
     """
     prepared = Path(data_dir) / "prepared"
-    folders = {name: prepared / name for name in ("voc2011", "sbd")}
+    folders = {name: prepared / name for name in SEG11VALID}
     for name, folder in folders.items():
         if not (folder / "dataset.json").exists():
             return f"seg11valid not checked: {name} is not prepared."
@@ -178,15 +173,8 @@ def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: 
             raise
 
 
-def _write_item(
-    item: Item, folder: Path, sample: Collection[str]
-) -> tuple[dict[str, Any], np.ndarray | None, str]:
-    """Place one item's files below ``folder``.
-
-    Returns its row of the index; where it is of the ``sample``, the sums of its colours; and the
-    digest of its files.
-    """
-    sums = None
+def _write_item(item: Item, folder: Path) -> tuple[dict[str, Any], str]:
+    """Place one item's files below ``folder``; its row of the index, and their digest."""
     row: dict[str, Any] = {"id": item.id, "height": 0, "width": 0}
     for key, source in item.inputs.items():
         suffix = source.suffix if isinstance(source, Path) else ".png"
@@ -195,7 +183,6 @@ def _write_item(
         width, height = image.size
         if key == "image":
             row |= {"height": height, "width": width}
-            sums = _colour_sums(image) if item.id in sample else None
         elif (height, width) != (row["height"], row["width"]):
             raise UserError(
                 f"{_named(item, key)}: {width}x{height}, not of its image's size, "
@@ -215,7 +202,7 @@ def _write_item(
     digest = hashlib.sha256()
     for key in (*item.inputs, *item.labels):
         digest.update((folder / row[key]).read_bytes())
-    return row, sums, digest.hexdigest()
+    return row, digest.hexdigest()
 
 
 def _named(item: Item, key: str) -> str:
@@ -265,9 +252,3 @@ def _write_index(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _colour_sums(image: Image.Image) -> np.ndarray:
-    """Sums of red, green and blue (0 to 255) over an image, and its number of pixels."""
-    pixels = np.asarray(image.convert("RGB"))
-    return np.array([*pixels.sum(axis=(0, 1), dtype=np.int64), pixels.shape[0] * pixels.shape[1]])
