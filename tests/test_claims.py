@@ -24,7 +24,7 @@ from fcn.report.bootstrap import DRAWS, Bootstrap, image_weights, interval, mean
 from fcn.report.claims import Measure, Tolerance, assumed_spread, read_claims
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import Results, load_results
-from fcn.report.spread import Spread, between_seeds
+from fcn.report.spread import Deviation, Spread, between_seeds
 from fcn.report.verdicts import ClaimView, TestView, _Decider, _reached, decide
 from fcn.schema import CONFIG, read_yaml
 from fcn.spec import Run, Suite
@@ -121,18 +121,19 @@ def test_a_mistake_in_a_claim_is_one_sentence(
 # ---------------------------------------------------------------- measures and tolerances
 
 
-def trees() -> st.SearchStrategy[str]:
+def measures() -> st.SearchStrategy[str]:
     leaf = st.sampled_from(["a", "b", "c"]) | st.integers(1, 9).map(str)
 
     def grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-        pair = st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda p: f"({' '.join(p)})")
-        call = st.tuples(st.sampled_from(["min", "max"]), inner, inner)
-        return pair | call.map(lambda p: f"{p[0]}({p[1]}, {p[2]})") | inner.map("abs({})".format)
+        return st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda p: f"({' '.join(p)})")
 
-    return st.recursive(leaf, grow, max_leaves=8)
+    plain = st.recursive(leaf, grow, max_leaves=6)
+    part = plain | plain.map("abs({})".format)
+    several = st.tuples(st.sampled_from(["min", "max"]), st.lists(part, min_size=2, max_size=4))
+    return part | several.map(lambda p: f"{p[0]}({', '.join(p[1])})")
 
 
-@given(trees(), st.lists(st.floats(-100, 100), min_size=3, max_size=3))
+@given(measures(), st.lists(st.floats(-100, 100), min_size=3, max_size=3))
 def test_a_measure_equals_python(text: str, numbers: list[float]):
     values = dict(zip("abc", numbers, strict=True))
     expected = eval(text, {"min": min, "max": max, "abs": abs}, values)
@@ -150,7 +151,9 @@ def test_a_measure_equals_python(text: str, numbers: list[float]):
 
 
 @pytest.mark.parametrize(
-    "text", ["a.b", "a[0]", "open(a)", "a ** b", "'a'", "a if b else c", "min(a)", "a <", "True"]
+    "text",
+    ["a.b", "a[0]", "open(a)", "a ** b", "'a'", "a if b else c", "min(a)", "a <", "True"]
+    + ["a - max(b, c)", "abs(a) - b", "min(max(a, b), c)", "abs(a, b)", "abs(min(a, b))"],
 )
 def test_a_measure_is_nothing_but_arithmetic(text: str):
     with pytest.raises(UserError, match="is no measure"):
@@ -286,11 +289,72 @@ def trainings(runs: int, seeds: int, own: float, common: float, random: Any) -> 
     }
 
 
+def alone(scores: dict) -> Spread | None:
+    """The spread of runs none of which goes on from another."""
+    return between_seeds(scores, {run: [run] for run in scores})
+
+
+def alike(points: float) -> Spread:
+    """Every training, staged or not, differs by as much."""
+    none = Deviation(0.0)
+    return Spread(none, Deviation(points), none, Deviation(points))
+
+
+def staged(
+    families: int, children: int, seeds: int, sizes: tuple[float, float, float], random: Any
+) -> tuple[dict, dict]:
+    """Trainings, each with runs that go on from it; scores and lineages."""
+    scores, lineages = {}, {}
+    for f in range(families):
+        parent = random.normal(0, sizes[0], seeds)
+        moved = parent + random.normal(0, sizes[1], seeds)
+        scores[f"p{f}"] = dict(enumerate(30 + parent))
+        lineages[f"p{f}"] = [f"p{f}"]
+        for c in range(children):
+            own = moved + 5 * c + random.normal(0, sizes[2], seeds)
+            scores[f"p{f}c{c}"] = dict(enumerate(30 + own))
+            lineages[f"p{f}c{c}"] = [f"p{f}", f"p{f}c{c}"]
+    return scores, lineages
+
+
 def test_the_spread_of_many_runs_is_found():
-    found = between_seeds(trainings(200, 40, 0.7, 2.0, np.random.default_rng(5)))
-    assert found is not None and found.freedom == 199 * 39
-    assert found.own == pytest.approx(0.7, rel=0.1)
-    assert found.common == pytest.approx(2.0, rel=0.3)
+    found = alone(trainings(200, 40, 0.7, 2.0, np.random.default_rng(5)))
+    assert found is not None and found.training.freedom == 199 * 39
+    assert found.training.size == pytest.approx(0.7, rel=0.1)
+    assert found.common.size == pytest.approx(2.0, rel=0.3)
+    assert (found.family, found.stage) == (Deviation(0.0), found.training)
+
+
+def test_the_spread_of_stages_is_found():
+    scores, lineages = staged(60, 4, 6, (2.0, 0.8, 0.2), np.random.default_rng(9))
+    found = between_seeds(scores, lineages)
+    assert found is not None
+    assert found.training.size == pytest.approx(2.0, rel=0.1)
+    assert found.family.size == pytest.approx(0.8, rel=0.1)
+    assert found.stage.size == pytest.approx(0.2, rel=0.05)
+    assert (found.family.freedom, found.stage.freedom) == (60 * 5, 60 * 3 * 5)
+    assert found.own(["p"]) == found.training.size
+    assert found.own(["p", "c"]) == pytest.approx(math.hypot(2.0, 0.8, 0.2), rel=0.1)
+
+
+def test_stages_of_families_of_one_keep_all_that_moved_them():
+    scores, lineages = staged(80, 1, 4, (2.0, 0.8, 0.6), np.random.default_rng(10))
+    found = between_seeds(scores, lineages)
+    assert found is not None and found.family == Deviation(0.0)
+    assert found.stage.size == pytest.approx(1.0, rel=0.1) and found.stage.freedom == 80 * 3
+    del scores["p0"]  # its child is then a training like others
+    assert between_seeds(scores, {**lineages, "p0c0": ["p0c0"]}) is not None
+
+
+def test_what_stages_have_in_common_cancels():
+    spread = Spread(Deviation(5.0), Deviation(3.0, 4), Deviation(1.0, 2), Deviation(1e-9))
+    seeds = [0, 1]
+    one, two = (spread.draws(["p", child], seeds) for child in ("a", "b"))
+    assert abs(one - two).max() < 1e-6 and one.std() > 1
+    parent = spread.draws(["p"], seeds)
+    assert np.std(one - parent) == pytest.approx(np.std(spread.family.draws("x")) / 2**0.5, rel=0.5)
+    assert not np.allclose(spread.draws(["q", "a"], seeds), one)
+    assert not np.allclose(spread.draws(["p", "a"], [0, 2]), one)
 
 
 def test_runs_that_lack_seeds_say_what_they_can():
@@ -299,47 +363,60 @@ def test_runs_that_lack_seeds_say_what_they_can():
         if i % 2:
             del scores[run][i % 3]
     scores["alone"] = {0: 99.0}
-    found = between_seeds(scores)
-    assert found is not None and found.freedom == 60 * 3 - 30 - (60 + 3 - 1)
-    assert found.own == pytest.approx(0.7, rel=0.25)
-    assert between_seeds({"a": {0: 1.0}, "b": {1: 2.0}}) is None
+    found = alone(scores)
+    assert found is not None and found.training.freedom == 60 * 3 - 30 - (60 + 3 - 1)
+    assert found.training.size == pytest.approx(0.7, rel=0.25)
+    assert alone({"a": {0: 1.0}, "b": {1: 2.0}}) is None
 
 
 def test_one_pair_of_seeds_has_one_degree_of_freedom():
-    found = between_seeds({"a": {0: 30.0, 1: 34.0}, "b": {0: 1.0}})
-    assert found is not None and (found.common, found.freedom) == (0.0, 1)
-    assert found.own == pytest.approx(4 / math.sqrt(2))
+    found = alone({"a": {0: 30.0, 1: 34.0}, "b": {0: 1.0}})
+    assert found is not None and found.common.size == 0
+    assert found.training.size == pytest.approx(4 / math.sqrt(2)) and found.training.freedom == 1
 
 
-def test_an_interval_covers_the_truth_19_times_of_20():
+@pytest.mark.parametrize("pair", [("p0", "p1"), ("p0c0", "p0"), ("p0c0", "p0c1"), ("p0c0", "p1c0")])
+def test_an_interval_covers_the_truth_19_times_of_20(pair: tuple[str, str]):
+    """Of the difference of two trainings, of a stage and what it began with, of two such stages."""
     random = np.random.default_rng(11)
     held = []
-    for _ in range(300):
-        scores = trainings(6, 2, 0.7, 2.0, random)
-        spread = between_seeds(scores)
+    for _ in range(200):
+        scores, lineages = staged(4, 3, 2, (2.0, 0.8, 0.2), random)
+        spread = between_seeds(scores, lineages)
         assert spread is not None
-        means = [np.mean(list(of_seed.values())) for of_seed in scores.values()]
-        truth = means[0] - means[1] - np.subtract(*(random.normal(0, 0.7 / math.sqrt(2), 2)))
-        random_part = spread.draws("run0", [0, 1]) - spread.draws("run1", [0, 1])
-        low, high = interval(means[0] - means[1] + random_part)
-        held.append(low < truth < high)
-    assert 0.91 < np.mean(held) < 0.98
+        found = [np.mean(list(scores[run].values())) for run in pair]
+        truth = [5 * int(run[-1]) if "c" in run else 0 for run in pair]
+        drawn = [spread.draws(lineages[run], [0, 1]) for run in pair]
+        low, high = interval(found[0] - found[1] + drawn[0] - drawn[1])
+        held.append(low < truth[0] - truth[1] < high)
+    assert np.mean(held) > 0.91
 
 
 def test_weights_that_are_scored_again_are_moved_alike():
-    spread = Spread(1.0, 2.0, 3)
-    assert np.array_equal(spread.draws("a", [0, 1]), spread.draws("a", [0, 1]))
-    assert not np.array_equal(spread.draws("a", [0]), spread.draws("b", [0]))
-    apart = Spread(1e-9, 2.0).draws("a", [0]) - Spread(1e-9, 2.0).draws("b", [0])
-    assert abs(apart).max() < 1e-7
+    spread = Spread(Deviation(2.0), Deviation(1.0, 3), Deviation(0.0), Deviation(0.0))
+    assert np.array_equal(spread.draws(["a"], [0, 1]), spread.draws(["a"], [0, 1]))
+    assert not np.array_equal(spread.draws(["a"], [0]), spread.draws(["b"], [0]))
+    still = replace(spread, training=Deviation(1e-9))
+    assert abs(still.draws(["a"], [0]) - still.draws(["b"], [0])).max() < 1e-7
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=DRAWS // 20, max_size=DRAWS // 20))
+@given(st.lists(st.floats(-1e3, 1e3), min_size=50, max_size=50))
 def test_an_interval_holds_95_percent(values: list[float]):
     low, high = interval(np.array(values))
     inside = [low <= v <= high for v in values]
     assert sum(inside) >= 0.94 * len(values) - 2
     assert min(values) <= low <= high <= max(values)
+
+
+def test_an_end_of_an_interval_is_no_accident_of_the_draws():
+    """Of 200 times as many draws the central 95 % lie inside of nearly every interval."""
+    random = np.random.default_rng(3)
+    beyond = [
+        interval(random.standard_normal(DRAWS))[0] < stats.norm.ppf(0.025) for _ in range(300)
+    ]
+    assert np.mean(beyond) > 0.94
+    widths = [np.diff(interval(random.standard_normal(DRAWS)))[0] for _ in range(50)]
+    assert np.mean(widths) < 1.04 * 2 * stats.norm.ppf(0.975)
 
 
 def planted(
@@ -395,7 +472,7 @@ def decided(
 ) -> tuple[ClaimView, list[str]]:
     found = load_results(suite, root / "results", server or [])
     claims = [one for one in CLAIMS if one.id == claim]
-    views, problems = decide(claims, TABLES, PAPER, found, suite.compare, spread)
+    views, problems = decide(claims, TABLES, PAPER, found, suite.compare, alike(spread))
     return views[0], problems
 
 
@@ -699,12 +776,96 @@ def test_subset_and_stale_are_marked(tmp_path: Path):
 
 def test_nothing_run_is_not_run_and_says_what_is_missing(tmp_path: Path):
     found = load_results(make_suite(), tmp_path / "results", [])
-    views, problems = decide(CLAIMS, TABLES, PAPER, found, True, 0.4)
+    views, problems = decide(CLAIMS, TABLES, PAPER, found, True, alike(0.4))
     assert problems == []
     for view in views:
         assert view.verdict == ("by test" if view.claim.by_test else "not run"), view.claim.id
         for test in view.tests:
             assert test.reason and test.ours == ""
+
+
+def rates() -> tuple[Suite, list[Run]]:
+    """FCN-16s at three rates, of two seeds each, not run."""
+    names = ("FCN-16s, rate / 100", "FCN-16s, rate / 10", "FCN-16s, same rate")
+    runs = [
+        make_run(f"voc2011/{i}", (("stage_rate", name),), (0, 1)) for i, name in enumerate(names)
+    ]
+    return make_suite(*runs), runs
+
+
+@pytest.mark.parametrize(
+    ("qualities", "gone", "verdict"),
+    [
+        ((0.7, 0.6, 0.5), (), "reproduced"),
+        ((0.6, 0.7, 0.5), (), "not reproduced"),
+        ((0.7, 0.6, 0.7), (), "inconclusive"),
+        ((0.7, 0.6, None), ((2, 0), (2, 1)), "reproduced"),
+        ((0.6, 0.7, None), ((2, 0), (2, 1)), "not reproduced"),  # the tenth still decides
+        ((0.6, 0.7, 0.5), ((2, 1),), "not reproduced"),
+        ((0.7, 0.6, 0.7), ((2, 1),), "inconclusive"),  # one of two seeds diverged: of the other
+        ((None, 0.6, None), ((2, 0), (2, 1), (0, 0), (0, 1)), "not reproduced"),
+        ((0.7, None, None), ((1, 0), (1, 1), (2, 0), (2, 1)), "reproduced"),
+    ],
+)
+def test_a_run_that_diverged_decides_its_part_alone(
+    tmp_path: Path, qualities: tuple, gone: tuple, verdict: str
+):
+    suite, runs = rates()
+    for i, (run, quality) in enumerate(zip(runs, qualities, strict=True)):
+        for seed in run.seeds:
+            if (i, seed) in gone:
+                told = {"config_hash": run.hash, "update": 40, "updates": 300}
+                write(run.directory(tmp_path / "results", seed) / "diverged.json", told)
+            else:
+                planted(tmp_path / "results", run, seed, quality, noise=10 * i + seed)
+    test = decided(suite, tmp_path, "rate-drop")[0].tests[0]
+    assert test.verdict == verdict, test
+    if gone and qualities[2] is not None:
+        assert "seed 1 of voc2011/2 diverged" in test.marks
+
+
+@given(st.sampled_from(["min", "max"]), st.booleans(), st.lists(st.tuples(*[st.floats(-5, 5)] * 2)))
+def test_a_choice_is_decided_as_its_members_are(choice: str, above: bool, ends: list):
+    """Against every value that the intervals leave possible."""
+    tolerance = Tolerance(1.0, math.inf, "") if above else Tolerance(-math.inf, 1.0, "")
+    intervals = [tuple(sorted(pair)) for pair in ends] or [(0.0, 2.0)]
+    chosen = {"min": min, "max": max}[choice]
+    least, most = (chosen(pair[k] for pair in intervals) for k in (0, 1))
+    verdict = tolerance.of_parts(choice, [tolerance.verdict(*pair) for pair in intervals])
+    assert verdict == tolerance.verdict(least, most)
+
+
+def test_equal_runs_are_seldom_called_different():
+    """The least of two differences is biased downwards; its parts are decided one by one."""
+    random, called = np.random.default_rng(8), 0
+    measure, tolerance = Measure.parse("min(a - b, b - c)", "here"), Tolerance(0, math.inf, "")
+    for _ in range(300):
+        values = dict(zip("abc", random.standard_normal(3), strict=True))
+        draws = {key: v + random.standard_normal(2000) for key, v in values.items()}
+        verdicts = [tolerance.verdict(*interval(part(draws))) for part in measure.parts]
+        called += tolerance.of_parts("min", verdicts) == "not reproduced"
+    assert called / 300 < 0.06
+
+
+def test_times_differ_by_seed_and_stay_positive(tmp_path: Path):
+    dense = make_run("voc2011/dense", (("dense_fc6", "fc6 14x14"),), (0, 1, 2))
+    plain = make_run("voc2011/plain", (("dense_fc6", "FCN-16s"),), (0, 1, 2))
+    for rates_of, verdict in (
+        (((4.0, 8.0), (4.1, 8.1), (3.9, 8.2)), "reproduced"),
+        (((4.0, 8.0), (9.0, 3.0), (2.0, 8.2)), "inconclusive"),
+    ):
+        for seed, (slow, fast) in enumerate(rates_of):
+            for run, rate in ((dense, slow), (plain, fast)):
+                folder = planted(tmp_path / "results", run, seed, 0.6)
+                timed_on(folder, "A", images_per_second=rate)
+        test = decided(make_suite(dense, plain), tmp_path, "finer-pool5")[0].tests[2]
+        assert test.verdict == verdict and test.low is not None and test.low > 0
+    one = make_suite(replace(dense, seeds=(0,)), replace(plain, seeds=(0,)))
+    test = decided(one, tmp_path, "finer-pool5")[0].tests[2]
+    assert (test.verdict, test.reason) == (
+        "inconclusive",
+        "one seed tells nothing of another's time",
+    )
 
 
 def test_other_data_are_not_set_against_the_papers_numbers(tmp_path: Path):
@@ -818,9 +979,13 @@ def test_times_of_two_devices_are_not_compared(tmp_path: Path):
 def test_a_level_is_reached_where_a_plain_loop_says(losses: list[float], level: float, rows: int):
     x = np.arange(len(losses), dtype=float)
     means = [sum(losses[i : i + rows]) / rows for i in range(len(losses) - rows + 1)]
-    expected = next((i + (rows - 1) / 2 for i, mean in enumerate(means) if mean <= level), None)
+    i = next((i for i, mean in enumerate(means) if mean <= level), None)
+    expected = None if i is None else float(i)
+    if i:  # between the row before and this one
+        expected = i - 1 + (means[i - 1] - level) / (means[i - 1] - means[i])
     if all(abs(mean - level) > 1e-9 for mean in means):
-        assert _reached(x, np.array(losses), level, rows) == pytest.approx(expected)
+        found = _reached(x, np.array(losses), level, rows)
+        assert found == (None if expected is None else pytest.approx(expected + (rows - 1) / 2))
 
 
 def test_small_batches_do_not_win_by_the_noise_of_their_curve(tmp_path: Path):
@@ -852,6 +1017,11 @@ def test_bounds_are_the_least_generous_method_and_the_nearest(tmp_path: Path):
     assert [test.verdict for test in view.tests] == ["not run", "reproduced", "reproduced"]
     assert view.tests[1].point == pytest.approx(94.4)
     assert view.tests[2].point == pytest.approx(0.5)
+    found = json.loads((tmp_path / "results" / "voc2011" / "bounds.json").read_text())
+    write(tmp_path / "results" / "voc2011" / "bounds.json", {**found, "subset": True})
+    view, _ = decided(make_suite(), tmp_path, "resolution")
+    assert [test.verdict for test in view.tests] == ["not run", "reproduced", "not run"]
+    assert view.tests[1].marks == ["subset"] and "these are subsets" in view.tests[2].reason
 
 
 def test_the_page_and_the_exports_have_the_claims(tmp_path: Path):

@@ -265,7 +265,8 @@ def write_config(folder: Path, claims: dict[str, Any] | None = None) -> Path:
         shutil.copy(CONFIG / name, folder)
     (folder / "server_scores.yaml").write_text("[]")
     tolerances = {"more": {"above": 0, "why": "a direction"}}
-    spread = {"points": 0.4, "why": "a guess"}
+    guess = {"points": 0.4, "freedom": 3, "why": "a guess"}
+    spread = dict.fromkeys(("training", "family", "stage"), guess)
     write(
         folder / "claims.yaml",
         {"editions": {}, "spread": spread, "tolerances": tolerances, "claims": claims or {}},

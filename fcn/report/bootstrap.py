@@ -16,8 +16,8 @@ from fcn.files import lookup
 from fcn.report.averages import METRICS, average
 from fcn.report.results import Results, RunResult, SeedResult, shown
 
-DRAWS = 1000
-Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
+DRAWS = 10_000
+BLOCK = 1000  # draws whose counts are in memory together
 LEVEL = 95  # percent of the draws that an interval holds
 
 
@@ -28,14 +28,17 @@ def generator(*parts: str) -> np.random.Generator:
 
 
 def image_weights(ids: Sequence[str]) -> np.ndarray:
-    """How often each image stands in each resampled test set, float64 (DRAWS, images).
+    """How often each image stands in each resampled test set, uint8 (DRAWS, images).
 
     A function of the ids alone: runs scored on the same images are resampled together.
     """
-    n = len(ids)
-    drawn = generator("images", *ids).integers(n, size=(DRAWS, n))
-    drawn += n * np.arange(DRAWS)[:, None]
-    return np.bincount(drawn.ravel(), minlength=DRAWS * n).reshape(DRAWS, n).astype(np.float64)
+    n, random = len(ids), generator("images", *ids)
+    weights = np.empty((DRAWS, n), np.uint8)  # no image is drawn 256 times
+    for start in range(0, DRAWS, BLOCK):
+        drawn = random.integers(n, size=(BLOCK, n)) + n * np.arange(BLOCK)[:, None]
+        found = np.bincount(drawn.ravel(), minlength=BLOCK * n)
+        weights[start : start + BLOCK] = np.minimum(found, 255).reshape(BLOCK, n)
+    return weights
 
 
 def _matrix(confusion: Any) -> np.ndarray:
@@ -63,9 +66,13 @@ def mean_of_seeds(values: Sequence[float], seeds: Sequence[int]) -> np.ndarray:
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The central ``LEVEL`` percent of the draws."""
-    tail = (100 - LEVEL) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
+    """The central ``LEVEL`` percent, and on either side two standard errors of that quantile more.
+
+    An end that few draws decide would lie on this or that side of a tolerance by their chance.
+    """
+    tail = (1 - LEVEL / 100) / 2
+    tail = max(0.0, tail - 2 * float(np.sqrt(tail * (1 - tail) / len(draws))))
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -76,20 +83,18 @@ class Bootstrap:
     results: Results
     problems: list[str] = field(default_factory=list)
     _weights: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
-    _read: dict[tuple[str, str, bool], Counts | None] = field(default_factory=dict)
+    _drawn: dict[tuple[str, ...], np.ndarray | None] = field(default_factory=dict)
 
-    def counts(self, seed: SeedResult, task: str, objects: bool = False) -> Counts | None:
-        """True positives, truth, predicted: (DRAWS, classes) each, of the resampled test sets.
+    def read(
+        self, seed: SeedResult, task: str, objects: bool
+    ) -> tuple[tuple[str, ...], list[np.ndarray]] | None:
+        """The images, and true positives, truth and predicted of each, (images, classes) each.
 
         With ``objects`` the predicted pixels are those whose truth is not the first class; files of
         earlier versions lack them. None without a ``per_image.npz`` that has the counts, can be
         read and agrees with ``metrics.json``; the last two are problems that are told.
         """
         path = seed.directory / "per_image.npz"
-        key = (str(path), task, objects)
-        if key in self._read:
-            return self._read[key]
-        self._read[key] = None
         if not path.exists():
             return None
         name = shown(path, self.results.folder)
@@ -99,10 +104,10 @@ class Bootstrap:
                 if objects and f"{task}_{third}" not in file:
                     return None
                 ids = tuple(map(str, file["ids"]))
-                hit, truth, predicted = (
+                counts = [
                     np.asarray(file[f"{task}_{part}"], np.float64)
                     for part in ("true_positive", "truth", third)
-                )
+                ]
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             self.problems.append(f"{name}: cannot be read, so no interval is made from it.")
             return None
@@ -111,22 +116,30 @@ class Bootstrap:
         totals = (confusion.diagonal(), confusion.sum(1), claimed.sum(0))
         if not all(
             part.shape == (len(ids), len(total)) and np.array_equal(part.sum(0), total)
-            for part, total in zip((hit, truth, predicted), totals, strict=True)
+            for part, total in zip(counts, totals, strict=True)
         ):
             self.problems.append(
                 f"{name}: its counts are not those of metrics.json, so no interval is made from it."
             )
             return None
-        if ids not in self._weights:
-            self._weights[ids] = image_weights(ids)
-        drawn = self._weights[ids] @ np.concatenate((hit, truth, predicted), axis=1)
-        classes = hit.shape[1]
-        self._read[key] = (
-            drawn[:, :classes],
-            drawn[:, classes : 2 * classes],
-            drawn[:, 2 * classes :],
-        )
-        return self._read[key]
+        return ids, counts
+
+    def of_seed(self, seed: SeedResult, task: str, metric: str, rule: str) -> np.ndarray | None:
+        """Draws (DRAWS,) of one result's metric; None where ``read`` has nothing."""
+        key = (str(seed.directory), task, metric, rule)
+        if key not in self._drawn:
+            self._drawn[key] = None
+            if found := self.read(seed, task, rule == "objects"):
+                ids, counts = found
+                if ids not in self._weights:
+                    self._weights[ids] = image_weights(ids)
+                joined, classes = np.concatenate(counts, axis=1), counts[0].shape[1]
+                parts = []
+                for block in np.split(self._weights[ids], DRAWS // BLOCK):
+                    hit, truth, predicted = np.split(block @ joined, (classes, 2 * classes), 1)
+                    parts.append(average(metric, hit, truth, predicted, rule))
+                self._drawn[key] = np.concatenate(parts)
+        return self._drawn[key]
 
     def draws(self, result: RunResult, origin: tuple[str, ...], rule: str) -> np.ndarray | None:
         """Draws (DRAWS,) of a column's mean over seeds, in the unit of the file.
@@ -137,8 +150,6 @@ class Bootstrap:
         metric = origin[-1] if origin else ""
         if origin[:2] != ("metrics", "tasks") or metric not in METRICS:
             return None
-        counts = [self.counts(seed, origin[2], rule == "objects") for seed in result.counted]
-        if not counts or any(of_seed is None for of_seed in counts):
-            return None
-        draws = [average(metric, *of_seed, rule) for of_seed in counts if of_seed]
-        return np.asarray(np.mean(draws, axis=0))
+        draws = [self.of_seed(seed, origin[2], metric, rule) for seed in result.counted]
+        known = [of_seed for of_seed in draws if of_seed is not None]
+        return np.mean(known, axis=0) if known and len(known) == len(draws) else None

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from fcn.errors import UserError
 from fcn.report.paper import Paper, Printed, Table
+from fcn.report.spread import Deviation, Spread
 from fcn.schema import CONFIG, check, read_yaml, unknown
 
 Number = float | np.ndarray
@@ -21,63 +22,54 @@ _OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Mult: np.multiply,
     ast.Div: np.divide,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "min": lambda *values: reduce(np.minimum, values),
-    "max": lambda *values: reduce(np.maximum, values),
-    "abs": np.abs,
-}
+_CHOICES: dict[str, Callable[[Any, Any], Any]] = {"min": np.minimum, "max": np.maximum}
+
+
+def _call(node: ast.expr, names: Iterable[str]) -> tuple[str, list[ast.expr]] | None:
+    """The name and arguments of a call of one of ``names``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        return (node.func.id, node.args) if node.func.id in names else None
+    return None
 
 
 @dataclass(frozen=True)
-class Measure:
-    """An expression of + - * / min max abs, numbers and letters."""
+class Part:
+    """An expression of + - * /, numbers and letters, or its absolute value."""
 
-    text: str
     tree: ast.expr
+    absolute: bool
 
     @staticmethod
-    def parse(text: str, where: str) -> "Measure":
-        try:
-            tree = ast.parse(text, mode="eval").body
-            measure = Measure(text, tree)
-            measure._check(tree)
-        except (SyntaxError, ValueError) as error:
-            raise UserError(f"{where}: {text!r} is no measure: {error}.") from None
-        return measure
+    def of(node: ast.expr) -> "Part":
+        found = _call(node, ("abs",))
+        absolute = found is not None and len(found[1]) == 1
+        part = Part(found[1][0] if found and absolute else node, absolute)
+        part._check(part.tree)
+        return part
 
     def _check(self, node: ast.AST) -> None:
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-            parts: list[Any] = [node.left, node.right]
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            parts = [node.operand]
-        elif (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in _FUNCTIONS
-            and not node.keywords
-            and (len(node.args) == 1 if node.func.id == "abs" else len(node.args) > 1)
-        ):
-            parts = list(node.args)
-        elif isinstance(node, ast.Name) or (
-            isinstance(node, ast.Constant) and type(node.value) in (int, float)
-        ):
-            return
-        else:
-            raise ValueError(f"{ast.unparse(node)!r} is not one of + - * / min max abs")
-        for part in parts:
-            self._check(part)
+        match node:
+            case ast.BinOp(left, op, right) if type(op) in _OPERATIONS:
+                self._check(left)
+                self._check(right)
+            case ast.UnaryOp(ast.USub(), operand):
+                self._check(operand)
+            case ast.Name():
+                pass
+            case ast.Constant(value) if type(value) in (int, float):
+                pass
+            case _:
+                raise ValueError(
+                    f"{ast.unparse(node)!r} is not one of + - * /, nor abs around all of them, "
+                    "nor min or max around several such"
+                )
 
     @property
     def letters(self) -> set[str]:
-        calls = {id(n.func) for n in ast.walk(self.tree) if isinstance(n, ast.Call)}
-        return {
-            node.id
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.Name) and id(node) not in calls
-        }
+        return {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
 
-    def __call__(self, values: Mapping[str, Number]) -> np.ndarray:
-        """The measure of numbers or of arrays of draws; inf or NaN where it divides by zero."""
+    def signed(self, values: Mapping[str, Number]) -> np.ndarray:
+        """Its value before abs, of numbers or of draws; inf or NaN where it divides by zero."""
         with np.errstate(all="ignore"):
             return np.asarray(self._value(self.tree, values), np.float64)
 
@@ -87,13 +79,47 @@ class Measure:
                 return _OPERATIONS[type(op)](self._value(left, values), self._value(right, values))
             case ast.UnaryOp(_, operand):
                 return np.negative(self._value(operand, values))
-            case ast.Call(ast.Name(name), arguments):
-                return _FUNCTIONS[name](*(self._value(part, values) for part in arguments))
             case ast.Name(name):
                 return np.asarray(values[name], np.float64)
             case ast.Constant(value):
                 return np.asarray(value, np.float64)
         raise AssertionError(ast.dump(node))  # _check lets nothing else pass
+
+    def __call__(self, values: Mapping[str, Number]) -> np.ndarray:
+        found = self.signed(values)
+        return np.abs(found) if self.absolute else found
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An expression, or the least or greatest of several (``choice``: min, max or empty)."""
+
+    text: str
+    choice: str
+    parts: tuple[Part, ...]
+
+    @staticmethod
+    def parse(text: str, where: str) -> "Measure":
+        try:
+            tree = ast.parse(text, mode="eval").body
+            found = _call(tree, _CHOICES)
+            choice, several = found if found and len(found[1]) > 1 else ("", [tree])
+            return Measure(text, choice, tuple(map(Part.of, several)))
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"{where}: {text!r} is no measure: {error}.") from None
+
+    @property
+    def letters(self) -> set[str]:
+        return set().union(*(part.letters for part in self.parts))
+
+    def choose(self, values: Sequence[Number]) -> np.ndarray:
+        """One value of those of the parts."""
+        chosen = reduce(_CHOICES[self.choice], values) if self.choice else values[0]
+        return np.asarray(chosen, np.float64)
+
+    def __call__(self, values: Mapping[str, Number]) -> np.ndarray:
+        """The measure of numbers or of arrays of draws; inf or NaN where it divides by zero."""
+        return self.choose([part(values) for part in self.parts])
 
     def named(self, names: Mapping[str, str]) -> str:
         """The expression with names for its letters, in quotes where they hold an operator."""
@@ -103,7 +129,7 @@ class Measure:
                 return part.replace("-", "−").replace("*", "×")
             return f"“{names[part]}”" if set(names[part]) & set("/,( ") else names[part]
 
-        return "".join(map(shown, re.findall(r"[\w.]+|[^\w.]+", ast.unparse(self.tree))))
+        return "".join(map(shown, re.findall(r"[\w.]+|[^\w.]+", self.text)))
 
 
 @dataclass(frozen=True)
@@ -119,6 +145,20 @@ class Tolerance:
         if self.low < low and high < self.high:
             return "reproduced"
         return "not reproduced" if high < self.low or low > self.high else "inconclusive"
+
+    def of_parts(self, choice: str, verdicts: Sequence[str]) -> str:
+        """Of the least or the greatest of several, from the verdict of each.
+
+        The least lies above a bound if all do, the greatest if one does: no interval of a least
+        value is made, which would lie below it.
+        """
+        all_must = np.isinf(self.high) == (choice == "min")
+        enough, else_all = (
+            ("not reproduced", "reproduced") if all_must else ("reproduced", "not reproduced")
+        )
+        if enough in verdicts:
+            return enough
+        return else_all if set(verdicts) == {else_all} else "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -237,6 +277,8 @@ class _Reader:
             expect = self.raw["tolerances"][expect]
         low, high = expect.get("between", (-np.inf, np.inf))
         tolerance = Tolerance(expect.get("above", low), expect.get("below", high), expect["why"])
+        if measure.choice and np.isfinite(tolerance.low) and np.isfinite(tolerance.high):
+            raise self.fail(where, f"a {measure.choice} lies above or below a bound, not between.")
         values = {
             letter: self.value(value, test, f"{where}.values.{letter}")
             for letter, value in test["values"].items()
@@ -284,9 +326,11 @@ class _Reader:
         )
 
 
-def assumed_spread(folder: Path) -> float:
-    """Points between trainings of one net that differ in their seed, of ``claims.yaml``."""
-    return float(read_yaml(folder / "claims.yaml")["spread"]["points"])
+def assumed_spread(folder: Path) -> Spread:
+    """What ``claims.yaml`` assumes of seeds; what one does to every run cancels and is left out."""
+    assumed = read_yaml(folder / "claims.yaml")["spread"]
+    deviations = {key: Deviation(of["points"], of["freedom"]) for key, of in assumed.items()}
+    return Spread(common=Deviation(0.0), **deviations)
 
 
 def read_claims(folder: Path, tables: list[Table], paper: Paper) -> list[Claim]:

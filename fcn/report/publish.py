@@ -80,7 +80,7 @@ def _check_place(out: Path, results: Path) -> None:
 def _without_places(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _cut(item) if key == "command" else _without_places(item)
+            key: _cut(item) if key in ("command", "url") else _without_places(item)
             for key, item in value.items()
         }
     if isinstance(value, list):

@@ -325,11 +325,26 @@ class Results:
         return finite(lookup({"classifier": self.classifier}, origin))
 
     def weights_of(self, result: RunResult) -> str:
-        """The run whose training made the weights that a run scores; none made released ones."""
+        """The run whose training made the weights that a run scores; the name of released ones."""
         run = result.run
         while run.config["recipe"] is None and set(run.parents) == {"run"}:
             run = self.runs[run.parents["run"]].run
-        return "" if run.released and run.config["recipe"] is None else run.id
+        return run.released if run.released and run.config["recipe"] is None else run.id
+
+    def lineage(self, weights: str, scored: set[str]) -> list[str]:
+        """The trainings behind ``weights`` one after another, from the first that is ``scored``."""
+        lineage = [weights]
+        while lineage[0] in self.runs and set(self.runs[lineage[0]].run.parents) == {"run"}:
+            parent = self.weights_of(self.runs[self.runs[lineage[0]].run.parents["run"]])
+            if parent not in scored:
+                break
+            lineage.insert(0, parent)
+        return lineage
+
+    @property
+    def subset_bounds(self) -> bool:
+        """Were the bounds computed from a subset of a data set?"""
+        return any(bounds.get("subset") for _, bounds in self.bounds)
 
     @property
     def scored(self) -> list[SeedResult]:

@@ -1,53 +1,84 @@
 """How far trainings that differ in their seed lie apart, from all runs that were scored alike.
 
 Few seeds of one run say little of their spread; those of sixty runs together say it well. Scores
-on one test set are taken as the sum of what is the run's, what is the seed's (it fixes the order of
-the training images, for every run), and a normal rest of one deviation for all: the two-way
-analysis of variance, with the seeds as its blocks. In a difference of runs with the same seeds
-what is the seed's cancels.
+on one test set are taken as sums of normal deviations: what a seed does to every run (it fixes the
+order of the training images), what each training from a classifier or from nothing adds to it, and
+where a run goes on from another's weights, the deviation of those weights, what the seed does to
+all that go on from them, and what each of these adds: a stage of a trained net moves far less than
+a training. What two runs have in common cancels in their difference.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from fcn.report.bootstrap import DRAWS, generator
 
+Scores = Mapping[str, Mapping[int, float]]  # run, seed, score
+
 
 @dataclass(frozen=True)
-class Spread:
-    """Standard deviations between seeds of one score, in its unit.
+class Deviation:
+    """A standard deviation, and of how many degrees of freedom (infinite: it is known)."""
 
-    own: of what is neither the run's nor the seed's; common: of what a seed does to every run;
-    freedom: degrees of freedom of ``own``, infinite where it is assumed.
-    """
-
-    own: float
-    common: float = 0.0
+    size: float
     freedom: float = np.inf
 
-    def draws(self, weights: str, seeds: Sequence[int]) -> np.ndarray:
-        """Draws (DRAWS,) of how far a mean over ``seeds`` lies from that over all seeds.
-
-        Student's t of ``freedom``. A function of the name of the ``weights`` and of the seeds:
-        runs that score the same weights are moved alike, and so are runs by a common seed.
-        """
-        numbers = [str(seed) for seed in seeds]
-        alone = generator("training", weights, *numbers).standard_normal(DRAWS) * self.own
-        shared = generator("seeds", *numbers).standard_normal(DRAWS) * self.common
-        draws = (alone + shared) / np.sqrt(len(seeds))
+    def draws(self, *parts: str) -> np.ndarray:
+        """Draws (DRAWS,) of Student's t, a function of ``parts`` (whose it is)."""
+        draws = generator("deviation", *parts).standard_normal(DRAWS) * self.size
         if np.isfinite(self.freedom):
-            squares = generator("freedom").chisquare(self.freedom, DRAWS)
+            squares = generator("freedom", repr(self)).chisquare(self.freedom, DRAWS)
             draws *= np.sqrt(self.freedom / squares)
         return draws
 
 
-def between_seeds(scores: Mapping[str, Mapping[int, float]]) -> Spread | None:
-    """The spread of ``scores``, run to seed to score; None where no run has two seeds."""
+@dataclass(frozen=True)
+class Spread:
+    """Deviations between seeds of one score, in its unit.
+
+    common: what a seed does to every run; training: what one that starts from a classifier or from
+    nothing adds; family: what a seed does to all runs that go on from the same run's weights;
+    stage: what each of these adds.
+    """
+
+    common: Deviation
+    training: Deviation
+    family: Deviation
+    stage: Deviation
+
+    def draws(self, lineage: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """Draws (DRAWS,) of how far a mean over ``seeds`` lies from that over all seeds.
+
+        ``lineage``: the trainings behind the weights, the first one first. Runs are moved alike by
+        what they have in common: seeds, the weights that they go on from, or the same weights.
+        """
+        numbers = [str(seed) for seed in seeds]
+        draws = self.common.draws("common", *numbers)
+        draws = draws + self.training.draws("training", lineage[0], *numbers)
+        for parent, run in pairwise(lineage):
+            draws += self.family.draws("family", parent, *numbers)
+            draws += self.stage.draws("stage", run, *numbers)
+        return draws / np.sqrt(len(seeds))
+
+    def own(self, lineage: Sequence[str]) -> float:
+        """Deviation of one training of a run, apart from what its seed does to every run."""
+        later = (len(lineage) - 1) * (self.family.size**2 + self.stage.size**2)
+        return float(np.sqrt(self.training.size**2 + later))
+
+
+def _within(scores: Scores) -> tuple[float, int, float, int]:
+    """Sums of squares of ``scores`` and their degrees of freedom.
+
+    Within runs (around the mean of each over its seeds), and of what then remains when each seed
+    moves all runs alike: the two-way analysis of variance, with the seeds as its blocks.
+    """
     several = {run: of_seed for run, of_seed in scores.items() if len(of_seed) > 1}
     if not several:
-        return None
+        return 0.0, 0, 0.0, 0
     numbers = sorted({seed for of_seed in several.values() for seed in of_seed})
     rows, values = [], []
     for i, of_seed in enumerate(several.values()):
@@ -58,10 +89,53 @@ def between_seeds(scores: Mapping[str, Mapping[int, float]]) -> Spread | None:
             values.append(value)
     design, found = np.array(rows), np.array(values)
     within = sum(float(np.var(list(v.values()))) * len(v) for v in several.values())
-    of_runs = len(found) - len(several)  # degrees of freedom
     fit, _, rank, _ = np.linalg.lstsq(design, found, rcond=None)
-    freedom = len(found) - int(rank)
+    rest = float(((found - design @ fit) ** 2).sum())
+    return within, len(found) - len(several), rest, len(found) - int(rank)
+
+
+def between_seeds(scores: Scores, lineages: Mapping[str, Sequence[str]]) -> Spread | None:
+    """The spread of ``scores``; None where no run that starts anew has two seeds.
+
+    ``lineages``: of each run, the trainings behind it that have scores, itself the last.
+    """
+    first = {run: scores[run] for run in scores if len(lineages[run]) == 1}
+    within, of_runs, rest, freedom = _within(first)
+    if not of_runs:
+        return None
     if freedom < 1:  # a single run: nothing tells its seeds' part from its own
-        return Spread(float(np.sqrt(within / of_runs)), 0.0, of_runs)
-    own = float(((found - design @ fit) ** 2).sum()) / freedom
-    return Spread(float(np.sqrt(own)), float(np.sqrt(max(0.0, within / of_runs - own))), freedom)
+        training, common = Deviation(float(np.sqrt(within / of_runs)), of_runs), Deviation(0.0)
+    else:
+        own = rest / freedom
+        training = Deviation(float(np.sqrt(own)), freedom)
+        common = Deviation(float(np.sqrt(max(0.0, within / of_runs - own))), freedom)
+    family, stage = _of_stages(scores, lineages) or (Deviation(0.0), training)
+    return Spread(common, training, family, stage)
+
+
+def _of_stages(
+    scores: Scores, lineages: Mapping[str, Sequence[str]]
+) -> tuple[Deviation, Deviation] | None:
+    """The deviations ``family`` and ``stage``; None where no such run has two seeds.
+
+    Of the moves: how far a run's score lies from that of the run which it goes on from.
+    """
+    families: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
+    for run, lineage in lineages.items():
+        if len(lineage) > 1:
+            before = scores[lineage[-2]]
+            moves = {seed: s - before[seed] for seed, s in scores[run].items() if seed in before}
+            if len(moves) > 1:
+                families[lineage[-2]][run] = moves
+    if not families:
+        return None
+    analyses = [_within(family) for family in families.values()]
+    # Runs of one family share what the seed did to it: each family counts as one.
+    seeds = [len({seed for moves in f.values() for seed in moves}) - 1 for f in families.values()]
+    whole = sum(n * a[0] / a[1] for n, a in zip(seeds, analyses, strict=True)) / sum(seeds)
+    freedom = sum(a[3] for a in analyses)
+    if not freedom:  # families of one: nothing tells what is the family's
+        return Deviation(0.0), Deviation(float(np.sqrt(whole)), sum(seeds))
+    own = sum(a[2] for a in analyses) / freedom
+    family = Deviation(float(np.sqrt(max(0.0, whole - own))), sum(seeds))
+    return family, Deviation(float(np.sqrt(own)), freedom)

@@ -8,7 +8,7 @@ import numpy as np
 from fcn.errors import UserError
 from fcn.files import lookup
 from fcn.report.bootstrap import Bootstrap, interval, mean_of_seeds
-from fcn.report.claims import Claim, Test, Value
+from fcn.report.claims import Claim, Part, Test, Value
 from fcn.report.paper import Column, Paper, Table
 from fcn.report.results import (
     Results,
@@ -35,21 +35,22 @@ ANY = ""  # label of a number that belongs to every text
 # with the largest batch. The others are averaged over as many images (whole ones, where patches are
 # sampled): over fewer, a curve would fall below a level sooner by its noise alone.
 SMOOTH = 3
+FAR = 300.0  # of a logarithm: its exponential, squared, is still a number
 
 
 @dataclass
 class Sample:
     """A value as measured; ``draws`` (DRAWS,) where it has a spread that is known.
 
-    ``undecided``: why its spread cannot be computed here. ``spread``: that between seeds, where it
-    was taken from other runs alone.
+    ``undecided``: why its spread cannot be computed here. ``between``: the deviation between seeds,
+    where it was taken from other runs alone.
     """
 
     point: float
     draws: np.ndarray | None = None
     runs: list[RunResult] = field(default_factory=list)
     undecided: str = ""
-    spread: Spread | None = None
+    between: float | None = None
 
 
 @dataclass
@@ -112,6 +113,7 @@ class TestView:
 
 
 ONE_SEED = "one seed"
+ACROSS = "the interval crosses the tolerance"
 
 
 @dataclass
@@ -140,9 +142,9 @@ class _Decider:
     results: Results
     compare: bool
     bootstrap: Bootstrap
-    assumed: float
+    assumed: Spread
     _feeding: dict[str, dict[str, list[RunResult]]] = field(default_factory=dict)
-    _spreads: dict[tuple[object, ...], Spread | None] = field(default_factory=dict)
+    _spreads: dict[tuple[object, ...], tuple[Spread | None, set[str]]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ the papers' side
 
@@ -218,8 +220,8 @@ class _Decider:
         columns = self.tables[str(value.table)].columns
         return next((column for column in columns if column.key == value.column), None)
 
-    def samples(self, test: Test) -> dict[str, Sample] | str:
-        """A sample for each letter, or why there is none.
+    def samples(self, test: Test, letters: set[str]) -> dict[str, Sample] | str:
+        """A sample for each of ``letters``, or why there is none.
 
         Where several runs fill a row, those of one test set are taken together: the first set, in
         the suite's order, that has them all. Of seeds, those that all runs have are compared: the
@@ -231,7 +233,8 @@ class _Decider:
         if self.of_the_paper(test) and not self.compare:
             return "needs the paper's own data"
         window = self.window(test)
-        for letter, value in test.values.items():
+        values = {letter: v for letter, v in test.values.items() if letter in letters}
+        for letter, value in values.items():
             sample = self.fixed(value)
             if sample is not None:
                 fixed[letter] = sample
@@ -267,9 +270,12 @@ class _Decider:
             if not self.measured(value, part, window):  # of a seed that the others lack
                 part = run
             samples[letter] = self.sample(value, part, self.measured(value, part, window))
-        if self.of_the_paper(test) and any(run.subset for run in chosen.values()):
+        subset = any(run.subset for run in chosen.values()) or (
+            any(value.bounds for value in values.values()) and self.results.subset_bounds
+        )
+        if self.of_the_paper(test) and subset:
             return "needs the paper's own data, these are subsets"
-        return samples
+        return {letter: samples[letter] for letter in values}
 
     def time_of(self, value: Value) -> tuple[str, ...]:
         """Where a value stands that is a time, ``()`` if it is none."""
@@ -369,28 +375,38 @@ class _Decider:
         if value.loss or value.axis:
             if len(values) < len(seeds):
                 return Sample(point, None, [run], "the curve of a seed never reaches that loss")
-            if len(values) < 2:
-                return Sample(point, None, [run], "one seed tells nothing of another's loss curve")
-            return Sample(point, mean_of_seeds(values, seeds), [run])
+            return self.of_seeds_alone(run, values, seeds, "loss curve")
+        if origin[:1] == ("train",) and is_time(origin):
+            return self.of_seeds_alone(run, values, seeds, "time")
         if origin[:1] != ("metrics",):
-            return Sample(point, None, [run])  # a time, a count: the same for every seed
+            return Sample(point, None, [run])  # a mean of trials, a count: no seed changes it
         draws = self.bootstrap.draws(run, origin, rule)
         if draws is None:
             return Sample(point, None, [run], "no counts per image for this mean, so no interval")
         draws = draws * scale
-        weights = self.results.weights_of(run)
-        if not weights:
-            return Sample(point, draws, [run])
-        spread = self.spread(value, run)
+        spread, lineage = self.spread(value, run)
         if spread is None:
             return Sample(point, None, [run], "no run here has two seeds")
-        draws = draws + spread.draws(weights, seeds)
-        return Sample(point, draws, [run], spread=spread if len(seeds) < 2 else None)
+        draws = draws + spread.draws(lineage, seeds)
+        return Sample(point, draws, [run], between=spread.own(lineage) if len(seeds) < 2 else None)
 
-    def spread(self, value: Value, run: RunResult) -> Spread | None:
-        """What seeds do to a column on the test set of a run.
+    @staticmethod
+    def of_seeds_alone(run: RunResult, values: list[float], seeds: list[int], what: str) -> Sample:
+        """A positive quantity of a training, with the spread of its logarithm over the seeds."""
+        if min(values) <= 0:
+            return Sample(float(np.mean(values)), None, [run], f"a {what} that is not positive")
+        logs = np.log(values)
+        point = float(np.exp(logs.mean()))
+        if len(values) < 2:
+            return Sample(point, None, [run], f"one seed tells nothing of another's {what}")
+        away = mean_of_seeds(list(logs), seeds) - logs.mean()
+        return Sample(point, point * np.exp(np.clip(away, -FAR, FAR)), [run])
 
-        Where no run there has two, what ``claims.yaml`` assumes for the paper's own data.
+    def spread(self, value: Value, run: RunResult) -> tuple[Spread | None, list[str]]:
+        """What seeds do to a column on the test set of a run, and the trainings behind the run.
+
+        Where no run there has two seeds, what ``claims.yaml`` assumes for the paper's own data. The
+        trainings begin at the first that was scored on these images too.
         """
         origin, scale, rule = self.column_of(value)
         key = (_test_set(run), origin, rule)
@@ -400,12 +416,15 @@ class _Decider:
                 own = self.results.weights_of(other) == other.run.id
                 if own and _test_set(other) == _test_set(run):
                     found = {seed.seed: seed.number(origin, rule) for seed in other.counted}
-                    scores[other.run.id] = {
-                        seed: number * scale for seed, number in found.items() if number is not None
-                    }
-            self._spreads[key] = between_seeds(scores)
-        assumed = Spread(self.assumed) if self.compare and not run.subset else None
-        return self._spreads[key] or assumed
+                    known = {s: number * scale for s, number in found.items() if number is not None}
+                    if known:
+                        scores[other.run.id] = known
+            lineages = {id: self.results.lineage(id, set(scores)) for id in scores}
+            self._spreads[key] = between_seeds(scores, lineages), set(scores)
+        spread, scored = self._spreads[key]
+        if spread is None and self.compare and not run.subset:
+            spread = self.assumed
+        return spread, self.results.lineage(self.results.weights_of(run), scored)
 
     def window(self, test: Test) -> float:
         """Images whose losses are averaged before a level counts as reached, in every run of it."""
@@ -456,11 +475,13 @@ class _Decider:
     # ------------------------------------------------------------------ verdicts
 
     def divergence(self, value: Value) -> str:
-        """Which training of a row diverged, as a sentence; empty where none did."""
+        """That every training of a row's run which ended diverged, as a sentence; else empty."""
         for run in self.entries(value):
-            for seed in run.seeds:
-                if seed.diverged:
-                    return f"“{value.name}” {seed.failure} (seed {seed.seed})"
+            ended = [seed for seed in run.seeds if seed.diverged or seed.metrics]
+            if ended and all(seed.diverged for seed in ended):
+                numbers = ", ".join(str(seed.seed) for seed in ended)
+                seeds = "seed" if len(ended) == 1 else "seeds"
+                return f"“{value.name}” {ended[0].failure} ({seeds} {numbers})"
         return ""
 
     def decide(self, test: Test) -> TestView:
@@ -470,51 +491,107 @@ class _Decider:
             paper.setdefault(view.text(point), []).append(label)
         view.paper = [(text, " = ".join(labels)) for text, labels in paper.items()]
         view.tables = list(dict.fromkeys(v.table for v in test.values.values() if v.table))
-        for letter, verdict in test.diverged.items():
-            if told := self.divergence(test.values[letter]):
-                view.verdict, view.reason = verdict, told
+
+        told = {letter: self.divergence(test.values[letter]) for letter in test.diverged}
+        failed = [letter for letter, sentence in told.items() if sentence]
+        of_failed = [_of_diverged(test, part, failed) for part in test.measure.parts]
+        parts = [p for p, known in zip(test.measure.parts, of_failed, strict=True) if not known]
+        decided = [known for known in of_failed if known]
+        view.reason = "; ".join(told[letter] for letter in failed)
+        if decided:
+            verdict = test.expect.of_parts(test.measure.choice, decided)
+            if not parts or verdict == test.expect.of_parts(
+                test.measure.choice, [*decided, *["inconclusive"] * len(parts)]
+            ):
+                view.verdict = verdict
                 return view
-        samples = self.samples(test)
+
+        samples = self.samples(test, set().union(*(part.letters for part in parts)))
         if isinstance(samples, str):
             view.reason = samples
             return view
         points = {letter: sample.point for letter, sample in samples.items()}
-        view.point = float(test.measure(points))
-        for letter, value in test.values.items():
-            runs = samples[letter].runs
-            shown_value = number(points[letter], 1 if abs(points[letter]) >= 1 else 3)
-            view.values.append((value.name, shown_value, runs[0] if runs else None))
-        runs = list({r.run.id: r for s in samples.values() for r in s.runs}.values())
-        view.marks = _marks(runs, [s for s in samples.values() if s.draws is not None])
-        undecided = next((s.undecided for s in samples.values() if s.undecided), "")
-        if not np.isfinite(view.point):
-            view.point = None
-            view.verdict, view.reason = "inconclusive", "not a finite number"
-            return view
-        if undecided:
-            view.verdict, view.reason = "inconclusive", undecided
-            return view
-        low = high = view.point
-        if any(sample.draws is not None for sample in samples.values()):
-            draws = test.measure(
-                {k: s.point if s.draws is None else s.draws for k, s in samples.items()}
-            )
-            if not np.isfinite(draws).all():
-                view.verdict, view.reason = "inconclusive", "undefined on some resampled images"
-                return view
-            low, high = view.low, view.high = interval(draws)
-            # Scores near 0 moved by more than they are: their ratio is then that of the moves.
-            # A maximum of differences may lie outside as well: all draws of it are larger.
-            found = test.expect.verdict(view.point, view.point)
-            whole = test.expect.verdict(low, high)
-            if not low <= view.point <= high and whole not in (found, "inconclusive"):
-                view.verdict = "inconclusive"
-                view.reason = "what was found lies outside of its interval: seeds differ by more"
-                return view
-        view.verdict = test.expect.verdict(low, high)
+        for letter, sample in samples.items():
+            shown_value = number(sample.point, 1 if abs(sample.point) >= 1 else 3)
+            run = sample.runs[0] if sample.runs else None
+            view.values.append((test.values[letter].name, shown_value, run))
+        view.marks = self.marks(test, samples)
+        found = [_decide_part(test, part, samples) for part in parts]
+        choose = test.measure.choose
+        point = float(choose([part(points) for part in parts]))
+        view.point = point if np.isfinite(point) else None
+        ends = [(p.low, p.high) for p in found if p.low is not None and p.high is not None]
+        if len(ends) == len(found):
+            lows, highs = zip(*ends, strict=True)
+            view.low, view.high = float(choose(lows)), float(choose(highs))
+        view.verdict = test.expect.of_parts(
+            test.measure.choice, [*decided, *(part.verdict for part in found)]
+        )
         if view.verdict == "inconclusive":
-            view.reason = "the interval crosses the tolerance"
+            view.reason = next(part.reason for part in found if part.reason)
         return view
+
+    def marks(self, test: Test, samples: dict[str, Sample]) -> list[str]:
+        """What a reader must know of what is behind a measure."""
+        runs = list({r.run.id: r for s in samples.values() for r in s.runs}.values())
+        drawn = [s for s in samples.values() if s.draws is not None]
+        marks = []
+        seeds = min((len(run.counted) for run in runs), default=0)
+        if seeds:
+            marks.append(ONE_SEED if seeds == 1 else f"{seeds} seeds")
+        if known := [s.between for s in drawn if s.between]:
+            marks.append(f"seeds taken to differ by {max(known):.1f} points")
+        bounds = any(test.values[letter].bounds for letter in samples)
+        if any(run.subset for run in runs) or (bounds and self.results.subset_bounds):
+            marks.append("subset")
+        if any(run.stale for run in runs):
+            marks.append("stale")
+        if len(drawn) > 1 and len({_test_set(run) for run in runs}) > 1:
+            marks.append("different test images")
+        for run in runs:
+            gone = [s.seed for s in self.results.runs[run.run.id].seeds if s.diverged]
+            marks += [f"seed {seed} of {run.run.id} diverged" for seed in gone]
+        return marks
+
+
+@dataclass(frozen=True)
+class _PartView:
+    """A part of a measure as decided; without ``low`` and ``high`` where it has no interval."""
+
+    verdict: str
+    reason: str
+    low: float | None = None
+    high: float | None = None
+
+
+def _of_diverged(test: Test, part: Part, failed: list[str]) -> str:
+    """The verdict of a part with a run that diverged, empty where none did."""
+    found = {test.diverged[letter] for letter in failed if letter in part.letters}
+    return "not reproduced" if "not reproduced" in found else "reproduced" if found else ""
+
+
+def _decide_part(test: Test, part: Part, samples: dict[str, Sample]) -> _PartView:
+    own = {letter: samples[letter] for letter in sorted(part.letters)}
+    point = float(part({letter: sample.point for letter, sample in own.items()}))
+    if not np.isfinite(point):
+        return _PartView("inconclusive", "not a finite number")
+    if undecided := next((s.undecided for s in own.values() if s.undecided), ""):
+        return _PartView("inconclusive", undecided)
+    if all(sample.draws is None for sample in own.values()):
+        return _PartView(test.expect.verdict(point, point), ACROSS)
+    draws = part.signed({k: s.point if s.draws is None else s.draws for k, s in own.items()})
+    if not np.isfinite(draws).all():
+        return _PartView("inconclusive", "undefined on some resampled images")
+    low, high = interval(draws)
+    if part.absolute:
+        ends = abs(low), abs(high)
+        low, high = 0.0 if low < 0 < high else min(ends), max(ends)
+    whole = test.expect.verdict(low, high)
+    # Scores near 0 moved by more than they are: their ratio is then that of the moves.
+    if not low <= point <= high and whole != test.expect.verdict(point, point):
+        outside = "what was found lies outside of its interval: seeds differ by more"
+        return _PartView("inconclusive", outside, low, high)
+    return _PartView(whole, ACROSS if whole == "inconclusive" else "", low, high)
 
 
 @dataclass(frozen=True)
@@ -550,39 +627,28 @@ def _mean_loss(x: np.ndarray, y: np.ndarray, start: float, end: float) -> float 
 
 
 def _level(x: np.ndarray, y: np.ndarray, share: float, rows: int) -> float | None:
-    """The loss, averaged over ``rows``, at a share of the last update."""
+    """The loss, averaged over ``rows`` and interpolated, at a share of the last update."""
     if len(x) < rows:
         return None
-    last = x[-1]
-    x, y = _smooth(x, y, rows)
-    return float(y[max(0, np.searchsorted(x, share * last, "right") - 1)])
+    return float(np.interp(share * x[-1], *_smooth(x, y, rows)))
 
 
 def _reached(x: np.ndarray, y: np.ndarray, level: float, rows: int) -> float | None:
-    """Where the loss, averaged over ``rows``, is first at the level or below; None for never."""
+    """Where the loss, averaged over ``rows``, first falls to the level; None for never.
+
+    Between two rows along a straight line: on the grid of the rows alone two curves would reach
+    a level at once whose distance is less.
+    """
     if len(x) < rows:
         return None
     x, y = _smooth(x, y, rows)
     below = np.flatnonzero(y <= level)
-    return float(x[below[0]]) if len(below) else None
-
-
-def _marks(runs: list[RunResult], drawn: list[Sample]) -> list[str]:
-    """What a reader must know of the runs behind a measure."""
-    marks = []
-    seeds = min((len(run.counted) for run in runs), default=0)
-    if seeds:
-        marks.append(ONE_SEED if seeds == 1 else f"{seeds} seeds")
-    if known := [s.spread for s in drawn if s.spread]:
-        total = max(np.hypot(spread.own, spread.common) for spread in known)
-        marks.append(f"seeds taken to differ by {total:.1f} points")
-    if any(run.subset for run in runs):
-        marks.append("subset")
-    if any(run.stale for run in runs):
-        marks.append("stale")
-    if len(drawn) > 1 and len({_test_set(run) for run in runs}) > 1:
-        marks.append("different test images")
-    return marks
+    if not len(below):
+        return None
+    i = int(below[0])
+    if i == 0:
+        return float(x[0])
+    return float(np.interp(-level, [-y[i - 1], -y[i]], [x[i - 1], x[i]]))
 
 
 def _whole(tests: list[TestView]) -> str:
@@ -602,12 +668,13 @@ def decide(
     paper: Paper,
     results: Results,
     compare: bool,
-    spread: float,
+    spread: Spread,
 ) -> tuple[list[ClaimView], list[str]]:
     """Decide every claim from the results that exist.
 
     A test holds when the whole interval of its measure lies within its tolerance, fails when the
-    whole interval lies outside, and is inconclusive between. Test images are drawn again, with the
+    whole interval lies outside, and is inconclusive between; of a least or greatest value each part
+    is decided so. Test images are drawn again, with the
     same draw for every run that was scored on them (a paired bootstrap). To it comes what trainings
     differ by, from the seeds of all runs on these test images; where none has two, a test is
     inconclusive.
@@ -615,8 +682,7 @@ def decide(
     Args:
         compare: whether the runs are on the paper's data; if not, tests that need a number of the
             paper are left out.
-        spread: points of a metric between seeds that are assumed for the paper's own data where no
-            run has two seeds.
+        spread: what is assumed of seeds on the paper's own data where no run has two.
 
     Returns:
         a view for each claim, and the files that could not be used, as sentences.
