@@ -6,7 +6,7 @@ needs only what a bare Snakemake installation has (yaml, jsonschema).
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,46 @@ NET_OPTIONS: dict[str, Any] = {
     "pool5_stride": 2,
     "fc6_dilation": 1,
     "null_background": False,
+}
+
+
+def _own_top(net: Mapping[str, Any]) -> bool:
+    """Whether a net ends where its classifier does, and not at a lower ``top``."""
+    return net["top"] in (None, "drop7", "pool5/drop_7x7_s1")
+
+
+def _googlenet(net: Mapping[str, Any]) -> bool:
+    return str(net["architecture"]).startswith("googlenet")
+
+
+def _fully_connected(net: Mapping[str, Any]) -> bool:
+    return not _googlenet(net) and _own_top(net)
+
+
+# What an option of a net needs to have an effect, in words and as a test of the resolved net. Where
+# it lacks that, the entry that sets the option is refused; what a base sets may lie idle, as the
+# options of fc6 do in a truncated net.
+NET_NEEDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
+    "scales": ("a skip of each name in it", lambda net: set(net["scales"]) <= set(net["skips"])),
+    "interpolation": ("skips", lambda net: bool(net["skips"])),
+    "skip_fusion": ("skips", lambda net: bool(net["skips"])),
+    "fusion": ("several inputs", lambda net: len(net["inputs"]) > 1),
+    "fusion_weights": (
+        "several inputs and fusion: late",
+        lambda net: len(net["inputs"]) > 1 and net["fusion"] == "late",
+    ),
+    "hidden": ("fc6 and fc7 (AlexNet and VGG without a lower top)", _fully_connected),
+    "fc6_kernel": ("fc6 (AlexNet and VGG without a lower top)", _fully_connected),
+    "fc6_dilation": ("fc6 (AlexNet and VGG without a lower top)", _fully_connected),
+    "pool5_stride": (
+        "pool5 (AlexNet and VGG without a lower top)",
+        lambda net: not _googlenet(net) and (_own_top(net) or net["top"] == "pool5"),
+    ),
+    "dropout": ("the classifier's dropout (a net without a lower top)", _own_top),
+    "average_pool": (
+        "the classifier's average pool (GoogLeNet without a lower top)",
+        lambda net: _googlenet(net) and (_own_top(net) or net["top"] == "pool5/7x7_s1"),
+    ),
 }
 RUN_OPTIONS: dict[str, Any] = {
     "labels": ["semantic"],
@@ -231,9 +271,9 @@ class Suite:
             raise UserError(f"{self.path}: which run {name!r}: {several}?")
         raise UserError(f"{self.path}: {unknown('run', name, self.runs)}")
 
-    def resolved_net(self, name: str) -> dict[str, Any]:
+    def resolved_net(self, name: str, where: str | None = None) -> dict[str, Any]:
         """A named net with its bases and the defaults folded in."""
-        net = _merge(NET_DEFAULTS, _resolve("net", name, self.nets, str(self.path)))
+        net = _merge(NET_DEFAULTS, _resolve("net", name, self.nets, where or str(self.path)))
         net.pop("gflop", None)
         return net
 
@@ -313,6 +353,15 @@ def _resolve(
     return _merge(_resolve(kind, base, library, where, seen), entry) if base else entry
 
 
+def _check_needs(own: Mapping[str, Any], net: Mapping[str, Any], where: str) -> None:
+    """UserError where an entry sets an option that has no effect in the net that comes of it."""
+    usual = NET_DEFAULTS | NET_OPTIONS
+    net = _merge(usual, net)
+    for option, (need, met) in NET_NEEDS.items():
+        if own.get(option, usual[option]) != usual[option] and not met(net):
+            raise UserError(f"{where}.{option}: it has no effect without {need}; leave it out.")
+
+
 def load_suite(
     name: str = "paper", seeds: str | int | None = None, precision: str | None = None
 ) -> Suite:
@@ -357,6 +406,7 @@ def load_suite(
     )
     resolver = _Resolver(
         suite,
+        written=raw["runs"],
         entries={key: _with_bases(key, raw["runs"], path) for key in raw["runs"]},
         recipes=_library("recipes", raw.get("recipes", {}), "recipe"),
         usual_seeds=tuple(raw.get("seeds", [0])),
@@ -364,6 +414,18 @@ def load_suite(
     )
     for key in resolver.entries:
         resolver.run(key)
+
+    def place(kind: str, name: str) -> str:
+        own = name in raw.get(kind, {})
+        return f"{path}: {kind}.{name}" if own else f"{CONFIG / kind}.yaml: {name}"
+
+    for name, entry in suite.nets.items():
+        where = place("nets", name)
+        _check_needs(entry, suite.resolved_net(name, where), where)
+    for name, definition in suite.backbones.items():
+        own = definition.get("net", {})
+        net = {**own, "architecture": definition.get("architecture", "")}
+        _check_needs(own, net, f"{place('backbones', name)}.net")
     for bound in suite.bounds:
         resolver.dataset(bound["dataset"], f"{path}: bounds")
         resolver.split(bound["dataset"], bound["split"], f"{path}: bounds")
@@ -448,6 +510,7 @@ class _Resolver:
     """The entries of a suite, turned into its runs one by one, each after those it starts from."""
 
     suite: Suite
+    written: Mapping[str, Mapping[str, Any]]  # the entries themselves, without their bases
     entries: dict[str, dict[str, Any]]
     recipes: dict[str, Any]
     usual_seeds: tuple[int, ...]
@@ -472,6 +535,9 @@ class _Resolver:
             gflop *= definition["size"][0] * definition["size"][1] / VOC_PIXELS
         if "architecture" not in net:
             raise UserError(f"{where}.net: the key 'architecture' is missing.")
+        own_net = self.written[key].get("net")
+        if isinstance(own_net, dict):
+            _check_needs(own_net, net, f"{where}.net")
         recipe = self.recipe(entry, where)
         if recipe and "train" not in entry:
             raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")

@@ -13,7 +13,7 @@ import fcn.spec
 from fcn.__main__ import main
 from fcn.errors import UserError
 from fcn.schema import CONFIG, check, read_yaml, unknown
-from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, Row, fingerprint, load_suite
+from fcn.spec import NET_DEFAULTS, NET_NEEDS, RECIPE_DEFAULTS, Row, fingerprint, load_suite
 from tests.conftest import RGB, merged, tiny_suite
 
 SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
@@ -469,6 +469,61 @@ RUN_MISTAKES = [
     ({"version": 0}, ".version: 0 is less than the minimum of 1"),
     ({"time": 1}, ".time: 1 is not true or false"),
 ]
+
+
+GOOGLENET: dict[str, Any] = {"base": "voc-fcn-googlenet"}
+IN_VAIN: list[tuple[dict[str, Any], str]] = [  # the net of an entry, and the option that is refused
+    ({**GOOGLENET, "hidden": 8}, "hidden"),
+    ({**GOOGLENET, "fc6_kernel": 3}, "fc6_kernel"),
+    ({**GOOGLENET, "fc6_dilation": 2}, "fc6_dilation"),
+    ({**GOOGLENET, "pool5_stride": 1}, "pool5_stride"),
+    ({**GOOGLENET, "top": "inception_4e", "average_pool": True}, "average_pool"),
+    ({**GOOGLENET, "top": "inception_4e", "dropout": 0.1}, "dropout"),
+    ({"base": "slim", "average_pool": True}, "average_pool"),
+    ({"base": "slim", "fusion": "late"}, "fusion"),
+    ({"base": "slim", "fusion_weights": [1, 1]}, "fusion_weights"),
+    ({"base": "slim", "inputs": ["image", "depth"], "fusion_weights": [1, 1]}, "fusion_weights"),
+    ({"base": "slim", "skips": [], "interpolation": "learned"}, "interpolation"),
+    ({"base": "slim", "skips": [], "skip_fusion": "max"}, "skip_fusion"),
+    ({"base": "slim", "skips": ["pool4"], "scales": {"pool3": 0.1}}, "scales"),
+    *(
+        ({"base": "slim", "skips": [], "top": "pool4", option: value}, option)
+        for option, value in (
+            ("hidden", 9), ("fc6_kernel", 2), ("fc6_dilation", 2), ("pool5_stride", 1),
+            ("dropout", 0.1),
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("net, option", IN_VAIN, ids=str)
+def test_an_option_without_effect_is_refused_where_it_is_set(write_suite, net, option):
+    need = f"it has no effect without {NET_NEEDS[option][0]}; leave it out."
+    in_a_run = write_suite({"runs": {"tiny/run": {"net": net}}})
+    assert sentence(in_a_run).endswith(f": runs.tiny/run.net.{option}: {need}")
+    in_a_net = write_suite({"nets": {"own": net}})
+    assert sentence(in_a_net).endswith(f": nets.own.{option}: {need}")
+
+
+def test_an_option_of_a_base_may_lie_idle(write_suite):
+    """A truncated net has the fc6 of its base, one without skips their interpolation."""
+    full = {"interpolation": "learned", "scales": {"pool3": 0.1}, "fc6_dilation": 2}
+    runs = {
+        "tiny/run": {"net": {"base": "slim", **full}},
+        "tiny/cut": {"base": "tiny/run", "net": {"top": "pool4", "skips": []}},
+        "tiny/again": {"base": "tiny/cut", "net": {"score_init": "random"}},
+        "tiny/usual": {"base": "tiny/cut", "net": {"interpolation": "fixed", "scales": {}}},
+    }
+    runs_of = load(write_suite, {"runs": runs}).runs
+    assert runs_of["tiny/again"].config["net"]["hidden"] == 8
+    assert runs_of["tiny/cut"].config["net"]["interpolation"] == "learned"
+    assert runs_of["tiny/usual"].config["net"]["scales"] == {}
+
+
+def test_the_net_of_a_backbone_is_held_to_the_same(write_suite):
+    own = {"architecture": "googlenet", "input": RGB, "pretrain": {}, "net": {"hidden": 8}}
+    message = sentence(write_suite({"backbones": {"own": own}}))
+    assert ": backbones.own.net.hidden: it has no effect without fc6 and fc7" in message
 
 
 def test_a_row_of_ones_own_is_declared(make_run):
