@@ -539,6 +539,8 @@ class _Resolver:
         if isinstance(own_net, dict):
             _check_needs(own_net, net, f"{where}.net")
         recipe = self.recipe(entry, where)
+        if not recipe:
+            self.untrained(key, where)
         if recipe and "train" not in entry:
             raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")
         weights, inputs = self.weights(key, net, where)
@@ -630,6 +632,21 @@ class _Resolver:
                 raise UserError(f"{where}.recipe: the key {required!r} is missing.")
         forced = self.suite.precision
         return {**recipe, "precision": forced} if forced else recipe
+
+    def untrained(self, key: str, where: str) -> None:
+        """UserError where an entry sets what a training reads, and its run has none."""
+        own = self.written[key]
+        for option, idle, remedy in (
+            ("train", "train" in own, "leave it out"),
+            ("mask.train", own.get("mask", {}).get("train", "none") != "none", "say none"),
+            # of a run's weights there are some for each seed; of a file's, and of none, one alone
+            ("seeds", "seeds" in own and not _parents_of(key, self.entries[key]), "leave it out"),
+        ):
+            if idle:
+                raise UserError(
+                    f"{where}.{option}: it has no effect with recipe: none, which trains nothing; "
+                    f"{remedy}."
+                )
 
     def training_sets(self, given: str | list[str], own: str, where: str) -> list[dict[str, str]]:
         """Data set, split and fingerprint of each part that a run is trained on."""

@@ -150,7 +150,7 @@ def test_seeds(write_suite):
     assert seeds([1, 2], [5], "0,5,7") == (0, 5, 7)
     assert seeds([1, 2], [5], "") == (5,)
     released = {"weights": {"released": "fcn32s-heavy-pascal"}, "recipe": "none",
-                "net": "voc-fcn32s"}  # fmt: skip
+                "net": "voc-fcn32s", "train": None}  # fmt: skip
     assert load(write_suite, {"runs": {"tiny/run": released}}, 3).run("run").seeds == (0,)
 
 
@@ -208,9 +208,8 @@ def test_a_run_starts_from_a_run_of_its_data_set(write_suite):
 
 
 def test_released_weights_say_which_file(write_suite):
-    run = tiny(
-        write_suite, net="voc-fcn8s", weights={"released": "fcn8s-heavy-pascal"}, recipe="none"
-    )
+    run = tiny(write_suite, train=None, net="voc-fcn8s",
+               weights={"released": "fcn8s-heavy-pascal"}, recipe="none")  # fmt: skip
     assert run.config["weights"]["archive"] == "fcn8s-heavy-pascal.caffemodel"
     assert run.released == "fcn8s-heavy-pascal" and run.backbone is None and not run.parents
     assert run.config["train"] is None and run.config["recipe"] is None
@@ -524,6 +523,36 @@ def test_the_net_of_a_backbone_is_held_to_the_same(write_suite):
     own = {"architecture": "googlenet", "input": RGB, "pretrain": {}, "net": {"hidden": 8}}
     message = sentence(write_suite({"backbones": {"own": own}}))
     assert ": backbones.own.net.hidden: it has no effect without fc6 and fc7" in message
+
+
+UNTRAINED: dict[str, Any] = {"base": "tiny/run", "recipe": "none"}
+AGAIN = {**UNTRAINED, "weights": {"run": "run"}}
+
+
+@pytest.mark.parametrize(
+    "entry, says",
+    [
+        ({**AGAIN, "train": "tiny/train"}, "train: it has no effect with recipe: none, which"),
+        ({**AGAIN, "train": "no/such"}, "train: it has no effect with recipe: none, which trains"),
+        ({**AGAIN, "mask": {"train": "both", "test": "none"}}, "mask.train: it has no effect with"),
+        ({**UNTRAINED, "seeds": [0, 1, 2]}, "seeds: it has no effect with recipe: none, which"),
+        ({"base": "tiny/again", "train": "tiny/val"}, "train: it has no effect with recipe: none"),
+    ],
+    ids=str,
+)
+def test_what_a_training_reads_is_refused_where_there_is_none(write_suite, entry, says):
+    path = write_suite({"runs": {"tiny/again": AGAIN, "tiny/own": entry}})
+    assert f": runs.tiny/own.{says}" in sentence(path)
+
+
+def test_a_run_that_is_not_trained_may_inherit_a_training(write_suite):
+    masked = {"mask": {"train": "both", "test": "both"}, "seeds": [0, 1]}
+    again = {**AGAIN, "mask": {"train": "none", "test": "both"}, "seeds": [1]}
+    runs = {"tiny/run": masked, "tiny/again": again, "tiny/random": UNTRAINED}
+    found = load(write_suite, {"runs": runs}).runs
+    assert found["tiny/again"].seeds == (1,) and found["tiny/again"].config["train"] is None
+    assert found["tiny/random"].seeds == (0,)
+    assert found["tiny/random"].config["mask"] == masked["mask"]
 
 
 def test_a_row_of_ones_own_is_declared(make_run):
