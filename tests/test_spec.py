@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import fcn.spec
 from fcn.__main__ import main
+from fcn.data.readers import READERS
 from fcn.errors import UserError
-from fcn.schema import CONFIG, check, read_yaml, unknown
+from fcn.schema import CONFIG, check, read_yaml, suite_schema, unknown
 from fcn.spec import NET_DEFAULTS, NET_NEEDS, RECIPE_DEFAULTS, Row, fingerprint, load_suite
 from tests.conftest import RGB, merged, tiny_suite
 
@@ -671,8 +672,10 @@ def test_archives_that_are_not_known(write_suite):
         "backbone own: no archive 'VGG_ILSVRC_16_layer.caffemodel'; did you mean VGG_ILSVRC_16_"
         in (sentence(path))
     )
-    path = write_suite({"datasets": {"tiny": {"archives": ["benchmark.tar"]}}})
-    assert "data set tiny: no archive 'benchmark.tar'; did you mean benchmark.tgz" in sentence(path)
+    own = {"reader": "sbd", "archives": ["benchmark.tar"], "splits": {"val": "val.txt"}}
+    runs = {"own/run": tiny_suite()["runs"]["tiny/run"]}
+    path = write_suite({"datasets": {"own": own}, "runs": runs})
+    assert "data set own: no archive 'benchmark.tar'; did you mean benchmark.tgz" in sentence(path)
 
 
 # -------------------------------------------------------------------------------------- YAML itself
@@ -778,33 +781,104 @@ def test_values_that_yaml_cannot_make(tmp_path, text, says):
     assert says in sentence(path)
 
 
+LISTS = {"splits": {"train": "train.txt"}}
+OWN: dict[str, dict[str, Any]] = {  # a data set of each reader
+    "folder": {"path": "own", "classes": ["a"], "void": 255, **LISTS},
+    "voc": {"archives": ["benchmark.tgz"], "root": "own", "labels": {}, **LISTS},
+    "sbd": {"archives": ["benchmark.tgz"], "root": "own", "classes": "names.txt", **LISTS},
+    "siftflow": {"path": "own", "classes": {"semantic": ["a"], "geometric": ["b"]}, **LISTS},
+    "context": {"path": "own", "images": "i", "labels": "l", "aliases": {"a": "b"}, **LISTS},
+    "coco": {"path": "own", "splits": {"train": {"annotations": "a.json", "images": "i"}}},
+    "nyud": {"path": "own", "camera": {"fx": 1, "fy": 1, "cx": 1, "cy": 1}, **LISTS},
+    "nyudv2": {"path": "own", "depth": "raw", "crop": {"rows": [0, 9], "columns": [0, 9]}, **LISTS},
+    "scenes": {"seed": 1, "size": [48, [48, 64]], "splits": {"train": 3}, "objects": [1, 2]},
+}
+
+
+def own_data(write_suite, reader, /, **change):
+    own = merged({"reader": reader, "title": "T", "terms": "T", **OWN.get(str(reader), {})}, change)
+    return write_suite({"datasets": {"own": own}})
+
+
+@pytest.mark.parametrize("reader", OWN)
+def test_every_reader_has_its_keys(write_suite, reader):
+    load_suite(str(own_data(write_suite, reader, notes=["n"], means={"image": [1, 2, 3]})))
+    enum = suite_schema()["$defs"]["dataset"]["properties"]["reader"]["enum"]
+    assert set(enum) == set(OWN) == set(READERS)
+
+
 @pytest.mark.parametrize(
-    "change, says",
+    "reader, key, value",
     [
-        ({"colors": "voc"}, ": there is no key 'colors' here (did you mean colours?); allowed: a"),
-        ({"viod": 255}, ": there is no key 'viod' here (did you mean void?)"),
-        ({"meens": {}}, ": there is no key 'meens' here (did you mean means?)"),
-        ({"means": {"rgb": [1]}}, ".means: there is no key 'rgb' here"),
-        ({"splits": ["train"]}, ".splits: ['train'] is not a mapping"),
-        ({"splits": {"val": {"minus": []}}}, ".splits.val.minus: "),
-        ({"splits": {"val": {"union": []}}}, ".splits.val.union: "),
-        ({"splits": {"val": ["a"]}}, ".splits.val: ['a'] is not of an allowed form (a list's path"),
-        ({"path": 3}, ".path: 3 is not text"),
-        ({"reader": ["voc"]}, ".reader: ['voc'] is not one of voc, folder, sbd"),
-        ({"reader": None}, ": the key 'reader' is missing"),
-        ({"archives": 5}, ".archives: 5 is not a list"),
-        ({"notes": "a"}, ".notes: 'a' is not a list"),
-        ({"void": [255]}, ".void: "),
-        ({"colours": [[0, 0, 0], [1, 1]]}, ".colours.1: "),
-        ({"colours": "vok"}, ".colours: 'vok' is not of an allowed form"),
-        ({"images": 1}, ".images: 1 is not text"),
-        ({"classes": [["a"]]}, ".classes.0: ['a'] is not text or a whole number"),
-        ({"size": "big"}, ".size: 'big' is not a list"),
+        ("sbd", "void", 255),
+        ("sbd", "colours", "voc"),
+        ("sbd", "images", "JPEGImages"),
+        ("siftflow", "aliases", {"a": "b"}),
+        ("context", "void", 0),
+        ("coco", "images", "i"),
+        ("nyud", "crop", {"rows": [0, 9], "columns": [0, 9]}),
+        ("nyudv2", "root", "r"),
+        ("nyudv2", "labels", "l"),
+        *(
+            (reader, key, value)
+            for reader in ("folder", "voc")
+            for key, value in (
+                ("camera", {"fx": 1, "fy": 1, "cx": 1, "cy": 1}), ("depth", "raw"), ("seed", 1),
+                ("crop", {"rows": [0, 9], "columns": [0, 9]}), ("objects", [1, 2]),
+                ("aliases", {"a": "b"}), ("object_scale", 2), ("size", [48, 48]),
+            )
+        ),
+        *(
+            ("scenes", key, value)
+            for key, value in (
+                ("path", "p"), ("archives", []), ("classes", ["a"]), ("void", 1), ("depth", "raw"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_that_a_reader_ignores_is_refused(write_suite, reader, key, value):
+    message = sentence(own_data(write_suite, reader, **{key: value}))
+    assert f": datasets.own: there is no key '{key}' here" in message
+    scope = "voc or folder" if reader in ("voc", "folder") else reader
+    allowed = message.split(f"; allowed with reader {scope}: ")[1].rstrip(".").split(", ")
+    assert set(OWN[reader]) <= set(allowed) and key not in allowed
+
+
+@pytest.mark.parametrize(
+    "reader, change, says",
+    [
+        ("folder", {"colors": "voc"}, ": there is no key 'colors' here (did you mean colours?); a"),
+        ("folder", {"viod": 255}, ": there is no key 'viod' here (did you mean void?)"),
+        ("sbd", {"viod": 255}, ": there is no key 'viod' here; allowed with reader sbd: archives"),
+        ("scenes", {"meens": {}}, ": there is no key 'meens' here (did you mean means?)"),
+        ("scenes", {"means": {"rgb": [1]}}, ".means: there is no key 'rgb' here"),
+        ("folder", {"splits": ["train"]}, ".splits: ['train'] is not a mapping"),
+        ("folder", {"splits": {"val": {"minus": []}}}, ".splits.val.minus: "),
+        ("sbd", {"splits": {"val": {"union": []}}}, ".splits.val.union: "),
+        ("folder", {"splits": {"val": ["a"]}}, ".splits.val: ['a'] is not of an allowed form (a l"),
+        ("folder", {"splits": {"val": 3}}, ".splits.val: 3 is not of an allowed form (a list's p"),
+        ("sbd", {"splits": None}, ": the key 'splits' is missing"),
+        ("context", {"images": None}, ": the key 'images' is missing"),
+        ("folder", {"path": 3}, ".path: 3 is not text"),
+        ("folder", {"root": "r"}, ".root: it has no effect beside path, which is the root itself;"),
+        ("sbd", {"path": "p"}, ".root: it has no effect beside path, which is the root itself; l"),
+        (["voc"], {}, ".reader: ['voc'] is not one of voc, folder, sbd"),
+        ("foldr", {"void": 3}, ".reader: 'foldr' is not one of voc, folder, sbd"),
+        (None, {"reader": None}, ": the key 'reader' is missing"),
+        ("sbd", {"archives": 5}, ".archives: 5 is not a list"),
+        ("nyud", {"notes": "a"}, ".notes: 'a' is not a list"),
+        ("folder", {"void": [255]}, ".void: "),
+        ("folder", {"colours": [[0, 0, 0], [1, 1]]}, ".colours.1: "),
+        ("folder", {"colours": "vok"}, ".colours: 'vok' is not of an allowed form"),
+        ("folder", {"images": 1}, ".images: 1 is not text"),
+        ("sbd", {"classes": [["a"]]}, ".classes.0: ['a'] is not text or a whole number"),
+        ("context", {"labels": {"semantic": "l"}}, ".labels: {'semantic': 'l'} is not text"),
+        ("scenes", {"size": "big"}, ".size: 'big' is not a list"),
     ],
     ids=str,
 )
-def test_mistakes_in_a_data_set(write_suite, change, says):
-    assert f": datasets.tiny{says}" in sentence(write_suite({"datasets": {"tiny": change}}))
+def test_mistakes_in_a_data_set(write_suite, reader, change, says):
+    assert f": datasets.own{says}" in sentence(own_data(write_suite, reader, **change))
 
 
 @pytest.mark.parametrize(
