@@ -327,13 +327,20 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return {**base, **change}
 
 
-def _library(name: str, extra: Mapping[str, Any], schema: str | None = None) -> dict[str, Any]:
+def _library(name: str, extra: Mapping[str, Any], schema: str) -> dict[str, Any]:
     path = CONFIG / f"{name}.yaml"
     own = read_yaml(path) or {}
-    if schema:
-        for key, value in own.items():
-            check(value, {"$ref": f"#/$defs/{schema}"}, Path(f"{path}: {key}"))
+    for key, value in own.items():
+        check(value, {"$ref": f"#/$defs/{schema}"}, Path(f"{path}: {key}"))
     return {**own, **extra}
+
+
+def _checked(name: str) -> dict[str, Any]:
+    """``config/NAME.yaml``, checked by the schema of its name."""
+    path = CONFIG / f"{name}.yaml"
+    content = read_yaml(path) or {}
+    check(content, read_yaml(CONFIG / "schemas" / path.name), path)
+    return dict(content)
 
 
 def _resolve(
@@ -401,7 +408,7 @@ def load_suite(
         datasets=_library("datasets", raw.get("datasets", {}), "dataset"),
         backbones=_library("backbones", raw.get("backbones", {}), "backbone"),
         nets=_library("nets", raw.get("nets", {}), "net"),
-        archives=_library("archives", {}),
+        archives=_checked("archives"),
         tables=read_yaml(CONFIG / "tables.yaml") or {},
     )
     resolver = _Resolver(

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 import fcn.spec
 from fcn.__main__ import main
@@ -51,10 +52,19 @@ def test_every_suite_loads(name):
             assert kept == suite.runs[parent].hash
 
 
+@pytest.mark.parametrize("path", sorted((CONFIG / "schemas").glob("*.yaml")), ids=lambda p: p.stem)
+def test_schemas_are_schemas(path):
+    schema = read_yaml(path)
+    Draft202012Validator.check_schema(schema)
+
+    def empty(value):
+        parts = value.values() if isinstance(value, dict) else value
+        return value is None or (isinstance(value, dict | list) and any(map(empty, parts)))
+
+    assert not empty(schema)  # a comma in a description without quotes makes a key of the rest
+
+
 def test_configuration_is_valid_by_its_schemas():
-    for name in ("suite", "config"):
-        schema = read_yaml(CONFIG / "schemas" / f"{name}.yaml")
-        assert schema["type"] == "object"
     for kind, file in (("net", "nets"), ("recipe", "recipes")):
         for name, entry in read_yaml(CONFIG / f"{file}.yaml").items():
             check(entry, {"$ref": f"#/$defs/{kind}"}, CONFIG / f"{file}.yaml: {name}")
@@ -678,6 +688,63 @@ def test_archives_that_are_not_known(write_suite):
     assert "data set own: no archive 'benchmark.tar'; did you mean benchmark.tgz" in sentence(path)
 
 
+RIGHT = {"urls": ["https://a.org/b.tar"], "size": 1, "md5": None, "terms": "T", "source": "S"}
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (
+            {"sha25": "0" * 64},
+            ": there is no key 'sha25' here (did you mean sha256?); allowed: acc",
+        ),
+        ({}, ": the key 'sha256' is missing"),
+        (
+            {"sha256": "0" * 7},
+            ".sha256: '0000000' is not of an allowed form (64 hexadecimal digits",
+        ),
+        ({"sha256": 12345678}, ".sha256: 12345678 is not null or text (64 hexadecimal digits"),
+        (
+            {"sha256": None, "md5": "g" * 32},
+            f".md5: '{'g' * 32}' is not of an allowed form (32 hex",
+        ),
+        ({"sha256": None, "size": 0}, ".size: 0 is less than the minimum of 1 (Bytes"),
+        (
+            {"sha256": None, "urls": ["ftp://a"]},
+            ".urls.0: 'ftp://a' is not of an allowed form (an ",
+        ),
+        ({"sha256": None, "urls": []}, ".urls: [] should be non-empty (Addresses, tried in order)"),
+        (
+            {"sha256": None, "accept": [{"why": "w", "size": 3}]},
+            ".accept.0: {'why': 'w', 'size': 3} is not of an allowed form (another right file: why",
+        ),
+    ],
+    ids=str,
+)
+def test_mistakes_in_an_archive(write_suite, monkeypatch, change, says):
+    """Of an archive without any public digest the entry says so: null."""
+    read = fcn.spec.read_yaml
+
+    def with_own(content):
+        monkeypatch.setattr(
+            fcn.spec,
+            "read_yaml",
+            lambda path: (
+                {**read(path), "own.tar": content}
+                if path == CONFIG / "archives.yaml"
+                else read(path)
+            ),
+        )
+
+    path = str(write_suite())
+    with_own({**RIGHT, "sha256": None})
+    load_suite(path)
+    with_own({**RIGHT, **change})
+    with pytest.raises(UserError) as raised:
+        load_suite(path)
+    assert str(raised.value).startswith(f"{CONFIG / 'archives.yaml'}: own.tar{says}")
+
+
 # -------------------------------------------------------------------------------------- YAML itself
 
 
@@ -887,6 +954,17 @@ def test_mistakes_in_a_data_set(write_suite, reader, change, says):
         ({"archive": 3}, ".archive: 3 is not text"),
         ({"input": "x"}, ".input: 'x' is not a mapping"),
         ({"fromat": "caffe"}, ": there is no key 'fromat' here (did you mean format?)"),
+        (
+            {"archive": "vgg16-397923af.pth", "pretrain": {}},
+            ".archive: it has no effect beside pretrain, which trains the weights instead of readi",
+        ),
+        ({"format": "caffe", "pretrain": {}}, ".format: it has no effect beside pretrain, which"),
+        ({"archive": "vgg16-397923af.pth", "net": {}}, ".net: it has no effect without pretrain: "),
+        ({"net": {"skips": []}, "pretrain": {}}, ".net: there is no key 'skips' here; allowed: av"),
+        (
+            {"net": {"architecture": "vgg16"}, "pretrain": {}},
+            ".net: there is no key 'architecture'",
+        ),
     ],
     ids=str,
 )
