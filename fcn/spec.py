@@ -409,7 +409,7 @@ def load_suite(
         backbones=_library("backbones", raw.get("backbones", {}), "backbone"),
         nets=_library("nets", raw.get("nets", {}), "net"),
         archives=_checked("archives"),
-        tables=read_yaml(CONFIG / "tables.yaml") or {},
+        tables=_checked("tables"),
     )
     resolver = _Resolver(
         suite,

@@ -688,6 +688,22 @@ def test_archives_that_are_not_known(write_suite):
     assert "data set own: no archive 'benchmark.tar'; did you mean benchmark.tgz" in sentence(path)
 
 
+@pytest.fixture
+def add_to(monkeypatch):
+    """Add entries to a file of config/, as it is read."""
+    read = fcn.spec.read_yaml
+
+    def add(name, entries):
+        path = CONFIG / f"{name}.yaml"
+        monkeypatch.setattr(
+            fcn.spec,
+            "read_yaml",
+            lambda asked: {**read(path), **entries} if asked == path else read(asked),
+        )
+
+    return add
+
+
 RIGHT = {"urls": ["https://a.org/b.tar"], "size": 1, "md5": None, "terms": "T", "source": "S"}
 
 
