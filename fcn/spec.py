@@ -81,7 +81,7 @@ def _fully_connected(net: Mapping[str, Any]) -> bool:
 # it lacks that, the entry that sets the option is refused; what a base sets may lie idle, as the
 # options of fc6 do in a truncated net.
 NET_NEEDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
-    "scales": ("a skip of each name in it", lambda net: set(net["scales"]) <= set(net["skips"])),
+    "scales": ("the skips that it names", lambda net: set(net["scales"]) <= set(net["skips"])),
     "interpolation": ("skips", lambda net: bool(net["skips"])),
     "skip_fusion": ("skips", lambda net: bool(net["skips"])),
     "fusion": ("several inputs", lambda net: len(net["inputs"]) > 1),
