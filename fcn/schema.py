@@ -125,16 +125,17 @@ def _explain(error: jsonschema.ValidationError) -> str:
     where = f"{where}: " if where else ""
     meaning = f" ({schema['description'].rstrip('.')})" if "description" in schema else ""
     if "propertyNames" in error.absolute_schema_path:
-        return (
-            f"{where}{value!r} is not the name of a run; write DATASET/RUN, in letters, digits, "
-            "'_', '.' and '-'."
-        )
+        return f"{where}{value!r} is not {schema['description']}."
+    if error.validator == "not":  # not: {} refuses a key where it would be ignored
+        return f"{where}it has no effect {schema['description']}; leave it out."
     if error.validator == "additionalProperties":
         allowed = list(schema.get("properties", {}))
         key = next(str(key) for key in value if key not in allowed)
         near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"{where}there is no key {key!r} here{hint}; allowed: {', '.join(sorted(allowed))}."
+        scope = f" {schema['title']}" if "title" in schema and "$schema" not in schema else ""
+        names = ", ".join(sorted(allowed))
+        return f"{where}there is no key {key!r} here{hint}; allowed{scope}: {names}."
     if error.validator == "required":
         return f"{where}the key {next(key for key in given if key not in value)!r} is missing."
     if error.validator == "enum":

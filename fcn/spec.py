@@ -6,7 +6,7 @@ needs only what a bare Snakemake installation has (yaml, jsonschema).
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,46 @@ NET_OPTIONS: dict[str, Any] = {
     "pool5_stride": 2,
     "fc6_dilation": 1,
     "null_background": False,
+}
+
+
+def _own_top(net: Mapping[str, Any]) -> bool:
+    """Whether a net ends where its classifier does, and not at a lower ``top``."""
+    return net["top"] in (None, "drop7", "pool5/drop_7x7_s1")
+
+
+def _googlenet(net: Mapping[str, Any]) -> bool:
+    return str(net["architecture"]).startswith("googlenet")
+
+
+def _fully_connected(net: Mapping[str, Any]) -> bool:
+    return not _googlenet(net) and _own_top(net)
+
+
+# What an option of a net needs to have an effect, in words and as a test of the resolved net. Where
+# it lacks that, the entry that sets the option is refused; what a base sets may lie idle, as the
+# options of fc6 do in a truncated net.
+NET_NEEDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
+    "scales": ("the skips that it names", lambda net: set(net["scales"]) <= set(net["skips"])),
+    "interpolation": ("skips", lambda net: bool(net["skips"])),
+    "skip_fusion": ("skips", lambda net: bool(net["skips"])),
+    "fusion": ("several inputs", lambda net: len(net["inputs"]) > 1),
+    "fusion_weights": (
+        "several inputs and fusion: late",
+        lambda net: len(net["inputs"]) > 1 and net["fusion"] == "late",
+    ),
+    "hidden": ("fc6 and fc7 (AlexNet and VGG without a lower top)", _fully_connected),
+    "fc6_kernel": ("fc6 (AlexNet and VGG without a lower top)", _fully_connected),
+    "fc6_dilation": ("fc6 (AlexNet and VGG without a lower top)", _fully_connected),
+    "pool5_stride": (
+        "pool5 (AlexNet and VGG without a lower top)",
+        lambda net: not _googlenet(net) and (_own_top(net) or net["top"] == "pool5"),
+    ),
+    "dropout": ("the classifier's dropout (a net without a lower top)", _own_top),
+    "average_pool": (
+        "the classifier's average pool (GoogLeNet without a lower top)",
+        lambda net: _googlenet(net) and (_own_top(net) or net["top"] == "pool5/7x7_s1"),
+    ),
 }
 RUN_OPTIONS: dict[str, Any] = {
     "labels": ["semantic"],
@@ -231,9 +271,9 @@ class Suite:
             raise UserError(f"{self.path}: which run {name!r}: {several}?")
         raise UserError(f"{self.path}: {unknown('run', name, self.runs)}")
 
-    def resolved_net(self, name: str) -> dict[str, Any]:
+    def resolved_net(self, name: str, where: str | None = None) -> dict[str, Any]:
         """A named net with its bases and the defaults folded in."""
-        net = _merge(NET_DEFAULTS, _resolve("net", name, self.nets, str(self.path)))
+        net = _merge(NET_DEFAULTS, _resolve("net", name, self.nets, where or str(self.path)))
         net.pop("gflop", None)
         return net
 
@@ -287,13 +327,20 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return {**base, **change}
 
 
-def _library(name: str, extra: Mapping[str, Any], schema: str | None = None) -> dict[str, Any]:
+def _library(name: str, extra: Mapping[str, Any], schema: str) -> dict[str, Any]:
     path = CONFIG / f"{name}.yaml"
     own = read_yaml(path) or {}
-    if schema:
-        for key, value in own.items():
-            check(value, {"$ref": f"#/$defs/{schema}"}, Path(f"{path}: {key}"))
+    for key, value in own.items():
+        check(value, {"$ref": f"#/$defs/{schema}"}, Path(f"{path}: {key}"))
     return {**own, **extra}
+
+
+def _checked(name: str) -> dict[str, Any]:
+    """``config/NAME.yaml``, checked by the schema of its name."""
+    path = CONFIG / f"{name}.yaml"
+    content = read_yaml(path) or {}
+    check(content, read_yaml(CONFIG / "schemas" / path.name), path)
+    return dict(content)
 
 
 def _resolve(
@@ -311,6 +358,15 @@ def _resolve(
     entry = dict(entry)
     base = entry.pop("base", None)
     return _merge(_resolve(kind, base, library, where, seen), entry) if base else entry
+
+
+def _check_needs(own: Mapping[str, Any], net: Mapping[str, Any], where: str) -> None:
+    """UserError where an entry sets an option that has no effect in the net that comes of it."""
+    usual = NET_DEFAULTS | NET_OPTIONS
+    net = _merge(usual, net)
+    for option, (need, met) in NET_NEEDS.items():
+        if own.get(option, usual[option]) != usual[option] and not met(net):
+            raise UserError(f"{where}.{option}: it has no effect without {need}; leave it out.")
 
 
 def load_suite(
@@ -352,11 +408,12 @@ def load_suite(
         datasets=_library("datasets", raw.get("datasets", {}), "dataset"),
         backbones=_library("backbones", raw.get("backbones", {}), "backbone"),
         nets=_library("nets", raw.get("nets", {}), "net"),
-        archives=_library("archives", {}),
-        tables=read_yaml(CONFIG / "tables.yaml") or {},
+        archives=_checked("archives"),
+        tables=_checked("tables"),
     )
     resolver = _Resolver(
         suite,
+        written=raw["runs"],
         entries={key: _with_bases(key, raw["runs"], path) for key in raw["runs"]},
         recipes=_library("recipes", raw.get("recipes", {}), "recipe"),
         usual_seeds=tuple(raw.get("seeds", [0])),
@@ -364,6 +421,18 @@ def load_suite(
     )
     for key in resolver.entries:
         resolver.run(key)
+
+    def place(kind: str, name: str) -> str:
+        own = name in raw.get(kind, {})
+        return f"{path}: {kind}.{name}" if own else f"{CONFIG / kind}.yaml: {name}"
+
+    for name, entry in suite.nets.items():
+        where = place("nets", name)
+        _check_needs(entry, suite.resolved_net(name, where), where)
+    for name, definition in suite.backbones.items():
+        own = definition.get("net", {})
+        net = {**own, "architecture": definition.get("architecture", "")}
+        _check_needs(own, net, f"{place('backbones', name)}.net")
     for bound in suite.bounds:
         resolver.dataset(bound["dataset"], f"{path}: bounds")
         resolver.split(bound["dataset"], bound["split"], f"{path}: bounds")
@@ -448,6 +517,7 @@ class _Resolver:
     """The entries of a suite, turned into its runs one by one, each after those it starts from."""
 
     suite: Suite
+    written: Mapping[str, Mapping[str, Any]]  # the entries themselves, without their bases
     entries: dict[str, dict[str, Any]]
     recipes: dict[str, Any]
     usual_seeds: tuple[int, ...]
@@ -472,7 +542,12 @@ class _Resolver:
             gflop *= definition["size"][0] * definition["size"][1] / VOC_PIXELS
         if "architecture" not in net:
             raise UserError(f"{where}.net: the key 'architecture' is missing.")
+        own_net = self.written[key].get("net")
+        if isinstance(own_net, dict):
+            _check_needs(own_net, net, f"{where}.net")
         recipe = self.recipe(entry, where)
+        if not recipe:
+            self.untrained(key, where)
         if recipe and "train" not in entry:
             raise UserError(f"{where}: the key 'train' is missing (DATASET/SPLIT to train on).")
         weights, inputs = self.weights(key, net, where)
@@ -564,6 +639,21 @@ class _Resolver:
                 raise UserError(f"{where}.recipe: the key {required!r} is missing.")
         forced = self.suite.precision
         return {**recipe, "precision": forced} if forced else recipe
+
+    def untrained(self, key: str, where: str) -> None:
+        """UserError where an entry sets what a training reads, and its run has none."""
+        own = self.written[key]
+        for option, idle, remedy in (
+            ("train", "train" in own, "leave it out"),
+            ("mask.train", own.get("mask", {}).get("train", "none") != "none", "say none"),
+            # of a run's weights there are some for each seed; of a file's, and of none, one alone
+            ("seeds", "seeds" in own and not _parents_of(key, self.entries[key]), "leave it out"),
+        ):
+            if idle:
+                raise UserError(
+                    f"{where}.{option}: it has no effect with recipe: none, which trains nothing; "
+                    f"{remedy}."
+                )
 
     def training_sets(self, given: str | list[str], own: str, where: str) -> list[dict[str, str]]:
         """Data set, split and fingerprint of each part that a run is trained on."""

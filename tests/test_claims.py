@@ -26,7 +26,7 @@ from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import Results, load_results
 from fcn.report.spread import Deviation, Spread, between_seeds
 from fcn.report.verdicts import ClaimView, TestView, _Decider, _reached, decide
-from fcn.schema import CONFIG, read_yaml
+from fcn.schema import CONFIG, check, read_yaml
 from fcn.spec import Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
 
@@ -235,13 +235,36 @@ def test_what_is_no_confusion_matrix_has_no_average(wrong: Any):
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [({"average": "prezent"}, "prezent"), ({"average": "present", "from": "train.loss"}, "takes")],
+    [
+        (
+            {"average": "prezent"},
+            r"\.average: 'prezent' is not one of all, present, without_background, objects",
+        ),
+        (
+            {"average": "present", "from": "train.loss"},
+            r"\.from: 'train\.loss' is not of an allowed form \(average is for pixel_accuracy, mea",
+        ),
+        ({"average": "present", "from": None}, "the key 'from' is missing"),
+    ],
 )
 def test_a_wrong_average_in_a_column_is_a_sentence(change: dict, expected: str):
     table = read_yaml(CONFIG / "tables.yaml")["table5"]
-    columns = {"mean_iu": {**table["columns"]["mean_iu"], **change}}
-    with pytest.raises(UserError, match=expected):
-        parse_tables({"table5": {**table, "columns": columns, "extra": {}, "notes": []}})
+    column = {**table["columns"]["mean_iu"], **change}
+    column = {key: value for key, value in column.items() if value is not None}
+    schema = read_yaml(CONFIG / "schemas/tables.yaml")
+    with pytest.raises(UserError, match=rf"tables\.yaml: table5\.columns\.mean_iu.*{expected}"):
+        changed = {**table, "columns": {"mean_iu": column}}
+        check({"table5": changed}, schema, CONFIG / "tables.yaml")
+
+
+def test_the_schema_knows_the_averages_and_the_metrics_that_have_them():
+    schema = read_yaml(CONFIG / "schemas/tables.yaml")["additionalProperties"]["properties"]
+    column = schema["columns"]["additionalProperties"]
+    assert column["properties"]["average"]["enum"] == list(AVERAGES)
+    assert (
+        f"({'|'.join(METRICS)})$"
+        in column["dependentSchemas"]["average"]["properties"]["from"]["pattern"]
+    )
 
 
 # ---------------------------------------------------------------- the bootstrap

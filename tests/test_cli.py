@@ -109,7 +109,8 @@ def test_bad_input_gives_one_sentence(command, said, here, capsys):
 
 
 def test_released_weights_are_fetched_first(write_suite, data_dir, tmp_path, capsys):
-    change = {"weights": {"released": "fcn32s-heavy-pascal"}, "recipe": "none", "net": "voc-fcn32s"}
+    weights = {"weights": {"released": "fcn32s-heavy-pascal"}, "net": "voc-fcn32s"}
+    change = {**weights, "recipe": "none", "train": None}
     suite = str(write_suite({"runs": {"tiny/run": change}}))
     data = tmp_path / "data"
     shutil.copytree(data_dir, data)

@@ -121,7 +121,7 @@ def test_dropout_is_drawn_anew_in_a_graph():
 
 
 def test_a_graph_keeps_what_caches_drop(make_run, data_dir):
-    run = make_run(net=NET, weights="none", recipe="none")
+    run = make_run(train=None, net=NET, weights="none", recipe="none")
     net = build(run.config["net"], {"semantic": 4}).to(GPU).eval()
     fast = for_inference(net)
     x = torch.randn(2, 3, 64, 96, device=GPU)

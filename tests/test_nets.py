@@ -10,7 +10,7 @@ from fcn.errors import UserError
 from fcn.nets import build
 from fcn.nets.trunks import TRUNKS
 from fcn.nets.upsample import Upsample
-from fcn.spec import NET_DEFAULTS
+from fcn.spec import NET_DEFAULTS, NET_NEEDS, NET_OPTIONS
 from fcn.weights.named import load_named, named_tensors
 
 SKIPS = {
@@ -378,22 +378,67 @@ def test_truncated_nets_lack_what_they_do_not_use():
         ({"skips": ["pool5"]}, "coarse to fine"),
         ({"padding": "none"}, "'none' is not known; .*reference, tight"),
         ({"inputs": ["image", "infrared"]}, "inputs are of image, depth, hha, not .'infrared'"),
-        ({"fusion_weights": [1, 1]}, "has 1 stream"),
         (
-            {"inputs": ["image", "hha"], "fusion": "late", "fusion_weights": [1]},
-            "one for each of its inputs; this net has 2 streams",
+            {"inputs": ["image", "hha"], "fusion": "late", "fusion_weights": [1, 1, 1]},
+            "one for each input of a late fusion; this net has 2",
         ),
-        ({"architecture": "googlenet", "pool5_stride": 1}, "googlenet has no such layer"),
-        ({"architecture": "googlenet", "fc6_kernel": 3}, "fc6_kernel is for AlexNet and VGG"),
-        ({"average_pool": True}, "average_pool is for GoogLeNet; vgg16 has no such layer"),
-        ({"skips": ["pool4"], "scales": {"pool3": 0.1}}, "scales of pool3, which no skip is"),
-        ({"architecture": "googlenet", "fc6_dilation": 2}, "fc6_dilation is for AlexNet and VGG"),
         ({"pool5_stride": 1, "skips": ["pool4"]}, "skip pool4 has stride 16, the map above it 16"),
     ],
 )
 def test_impossible_nets_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         slim(**{"architecture": "vgg16", **change})
+
+
+CHANGED: dict[str, Any] = {
+    "scales": {"pool3": 0.5},
+    "interpolation": "learned",
+    "skip_fusion": "max",
+    "fusion": "late",
+    "fusion_weights": [0.25, 2],
+    "hidden": 8,
+    "fc6_kernel": 2,
+    "fc6_dilation": 2,
+    "pool5_stride": 1,
+    "dropout": 0.25,
+    "average_pool": True,
+}
+PLACES: list[dict[str, Any]] = [
+    {"architecture": "vgg16"},
+    {"architecture": "alexnet", "top": "drop7"},
+    {"architecture": "googlenet"},
+    {"architecture": "googlenet", "top": "pool5/drop_7x7_s1"},
+    {"architecture": "googlenet", "top": "inception_5b"},
+    {"architecture": "vgg16", "top": "pool5"},
+    {"architecture": "vgg16", "top": "pool4", "skips": ["pool3"]},
+    {"architecture": "vgg16", "inputs": ["image", "depth"]},
+    {"architecture": "vgg16", "inputs": ["image", "depth"], "fusion": "late"},
+    {"architecture": "vgg16", "inputs": ["depth"], "top": "pool4"},
+]
+
+
+def in_training(**change):
+    """What a net computes in training, and what it learns."""
+    net = randomise(slim(**change)).train()
+    torch.manual_seed(1)
+    scores = net(torch.rand(1, net.channels, 48, 56))["semantic"]
+    learned = [(name, p.shape) for name, p in net.named_parameters() if p.requires_grad]
+    return scores.detach().numpy().tobytes(), learned
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("option", CHANGED)
+def test_an_option_has_an_effect_where_its_need_is_met(option, place):
+    net = {**NET_DEFAULTS, **NET_OPTIONS, **place}
+    changed = {**place, option: CHANGED[option]}
+    met = NET_NEEDS[option][1]({**net, **changed})
+    if option == "fusion" and place.get("fusion") == "late":
+        return
+    assert (in_training(**changed) != in_training(**place)) == met
+
+
+def test_every_need_is_tried():
+    assert set(CHANGED) == set(NET_NEEDS)
 
 
 def test_a_null_background_needs_another_class():

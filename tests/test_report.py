@@ -35,7 +35,7 @@ from fcn.report.publish import publish
 from fcn.report.results import mean_and_std
 from fcn.report.tables import agrees, number, signed
 from fcn.rle import encode_prediction, write_predictions
-from fcn.schema import CONFIG, read_yaml
+from fcn.schema import CONFIG, check, read_yaml
 from fcn.spec import Row, Run, Suite, load_suite
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird"]
@@ -375,16 +375,53 @@ def test_figure5_series_are_rows_of_the_table():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"colour": "red"}, "colour"),
-        ({"kind": "pie"}, "kind is 'pie'"),
-        ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows are named a"),
-        ({"notes": [{"text": "x", "rows": ["nobody"]}]}, "nobody"),
-        ({"columns": {"x": {"papper": "y"}}}, "papper"),
-        ({"columns": 3}, "mapping"),
+        ({"colour": "red"}, ": there is no key 'colour' here (did you mean columns?); allowed: a"),
+        ({"title": 3}, ".title: 3 is not text"),
+        ({"kind": "pie"}, ".kind: 'pie' is not one of numbers, figure5, bounds, other, list"),
+        ({"rows": [{"nmae": "a"}]}, ".rows.0: there is no key 'nmae' here (did you mean name?)"),
+        ({"rows": [{"net": "a"}]}, ".rows.0: the key 'name' is missing"),
+        ({"rows": ["a"]}, ".rows.0: 'a' is not a mapping"),
+        ({"reads": [{"version": "v", "table": "t"}]}, ".reads.0: the key 'label' is missing"),
+        ({"notes": [{"txt": "x"}]}, ".notes.0: there is no key 'txt' here (did you mean text?)"),
+        ({"notes": [{"text": "x", "rows": "FCN-32s"}]}, ".notes.0.rows: 'FCN-32s' is not a list"),
+        ({"columns": 3}, ".columns: 3 is not a mapping"),
+        (
+            {"columns": {"x": {"title": "X", "unit": "%", "papper": "y"}}},
+            ".columns.x: there is no key 'papper' here (did you mean paper?); allowed: average",
+        ),
+        ({"extra": {"x": {"title": "X"}}}, ".extra.x: the key 'unit' is missing"),
+        (
+            {"columns": {"x": {"title": "X", "unit": "%", "from": "metric.a"}}},
+            ".columns.x.from: 'metric.a' is not of an allowed form (where ours stands, e.g. metr",
+        ),
     ],
+    ids=str,
 )
 def test_a_broken_table_is_a_sentence(change: dict, expected: str):
-    with pytest.raises(UserError, match=re.escape(expected)):
+    schema = read_yaml(CONFIG / "schemas/tables.yaml")
+    with pytest.raises(UserError, match=re.escape(f"tables.yaml: table2{expected}")) as error:
+        check({"table2": {**TABLES["table2"], **change}}, schema, CONFIG / "tables.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, ".rows: two rows are named 'a'; rename one."),
+        ({"extra": {"mean_iu": {}}}, ".extra: 'mean_iu' stands in columns too; rename one."),
+        (
+            {"notes": [{"text": "x", "rows": ["FCN-33s"]}]},
+            ".notes.0.rows: no row 'FCN-33s'; did you mean FCN-32s",
+        ),
+        (
+            {"notes": [{"text": "x"}, {"text": "y", "columns": ["mean_ui"]}]},
+            ".notes.1.columns: no column 'mean_ui'; did you mean mean_iu",
+        ),
+    ],
+    ids=str,
+)
+def test_names_of_a_table_that_do_not_fit_are_a_sentence(change: dict, expected: str):
+    with pytest.raises(UserError, match=re.escape(f"config/tables.yaml: table2{expected}")):
         parse_tables({"table2": {**TABLES["table2"], "notes": [], **change}})
 
 

@@ -1,6 +1,7 @@
 """The generated scenes: exact labels, the same bytes from a seed, classes that differ as stated."""
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fcn.data import scenes
 from fcn.errors import UserError
+from fcn.schema import check
 
 DEMO = ((96, 96), (128, 128))
 SMALL = ((40, 48), (48, 64))
@@ -149,39 +151,52 @@ def test_an_empty_folder_is_filled_and_a_full_one_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": True}, "seed is True"),
-        ({"seed": 1.5}, "seed is 1.5"),
-        ({"splits": {}}, "splits is {}"),
-        ({"splits": ["train"]}, "splits is"),
-        ({"splits": {"train": 0}}, "split train has 0"),
-        ({"splits": {"../up": 1}}, "'../up' cannot be the name"),
-        ({"size": [96]}, r"size is \[96\]"),
-        ({"size": [16, 96]}, "size is"),
-        ({"size": [[64, 48], 96]}, "size is"),
-        ({"size": "96x128"}, "size is '96x128'"),
-        ({"classes": 3}, "unknown key 'classes'"),
-        ({"objects": 3}, "objects is 3"),
-        ({"objects": [3, 1]}, "objects is"),
-        ({"objects": [1, 2.5]}, "objects is"),
-        ({"object_scale": 0}, "object_scale is 0"),
-        ({"object_scale": "4"}, "object_scale is '4'"),
-        ({"object_scale": True}, "object_scale is True"),
+        ({"seed": -1}, "seed: -1 is less than the minimum of 0 (Another one"),
+        ({"seed": 2**63}, "seed: 9223372036854775808 is greater than the maximum"),
+        ({"seed": True}, "seed: True is not a whole number"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
+        ({"splits": {}}, "splits: {} should be non-empty"),
+        ({"splits": ["train"]}, "splits: ['train'] is not a mapping"),
+        ({"splits": {"train": 0}}, "splits.train: 0 is less than the minimum of 1 (a number of"),
+        ({"splits": {"train": 100000}}, "splits.train: 100000 is greater than the maximum of 9"),
+        ({"splits": {"train": "train.txt"}}, "splits.train: 'train.txt' is not a whole number"),
+        ({"splits": {"../up": 1}}, "splits: '../up' is not the name of a split; take letters, d"),
+        ({"size": [96]}, "size: [96] is too short ([height, width], each a number or [smallest"),
+        ({"size": [16, 96]}, "size.0: 16 is less than the minimum of 32"),
+        ({"size": [96, [32, 4096]]}, "size.1.1: 4096 is greater than the maximum of 2048"),
+        ({"size": [96, [32]]}, "size.1: [32] is too short"),
+        ({"size": "96x128"}, "size: '96x128' is not a list"),
+        ({"objects": 3}, "objects: 3 is not a list ([fewest, most] objects of a scene"),
+        ({"objects": [1, 2.5]}, "objects.1: 2.5 is not a whole number"),
+        ({"objects": [1, 101]}, "objects.1: 101 is greater than the maximum of 100"),
+        ({"object_scale": 0}, "object_scale: 0 is less than the minimum of 1"),
+        ({"object_scale": "4"}, "object_scale: '4' is not a number"),
+        ({"object_scale": True}, "object_scale: True is not a number"),
     ],
 )
-def test_a_bad_definition_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    definition = {"seed": 1, "splits": {"train": 1}, "size": [40, 48]}
-    with pytest.raises(UserError, match=says):
-        scenes.generate(tmp_path / "data", definition | change)
-    assert not (tmp_path / "data").exists()
+def test_a_bad_definition_is_refused(change: dict[str, Any], says: str) -> None:
+    definition = {"reader": "scenes", "seed": 1, "splits": {"train": 1}, "size": [40, 48]}
+    with pytest.raises(UserError, match=f"own.yaml: {re.escape(says)}"):
+        check(definition | change, {"$ref": "#/$defs/dataset"}, Path("own.yaml"))
 
 
 @pytest.mark.parametrize("key", ["seed", "splits", "size"])
-def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
-    definition = {"seed": 1, "splits": {"train": 1}, "size": [40, 48]}
+def test_a_missing_key_is_named(key: str) -> None:
+    definition = {"reader": "scenes", "seed": 1, "splits": {"train": 1}, "size": [40, 48]}
     del definition[key]
-    with pytest.raises(UserError, match=f"lacks '{key}'"):
-        scenes.generate(tmp_path / "data", definition)
+    with pytest.raises(UserError, match=f"own.yaml: the key '{key}' is missing"):
+        check(definition, {"$ref": "#/$defs/dataset"}, Path("own.yaml"))
+
+
+@pytest.mark.parametrize("change", [{"size": [[64, 48], 96]}, {"objects": [3, 1]}], ids=str)
+def test_a_range_that_ends_before_it_begins_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    ((key, _),) = change.items()
+    definition = {"seed": 1, "splits": {"train": 1}, "size": [40, 48]}
+    with pytest.raises(UserError, match=rf"scenes: {key}: \[.*\] is not \[smallest, largest\]"):
+        scenes.generate(tmp_path / "data", definition | change)
+    assert not (tmp_path / "data").exists()
 
 
 # ---- labels, depth and geometry ------------------------------------------------------------------

@@ -8,12 +8,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 import fcn.spec
 from fcn.__main__ import main
+from fcn.data.readers import READERS
 from fcn.errors import UserError
-from fcn.schema import CONFIG, check, read_yaml, unknown
-from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, Row, fingerprint, load_suite
+from fcn.schema import CONFIG, check, read_yaml, suite_schema, unknown
+from fcn.spec import NET_DEFAULTS, NET_NEEDS, RECIPE_DEFAULTS, Row, fingerprint, load_suite
 from tests.conftest import RGB, merged, tiny_suite
 
 SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
@@ -50,10 +52,19 @@ def test_every_suite_loads(name):
             assert kept == suite.runs[parent].hash
 
 
+@pytest.mark.parametrize("path", sorted((CONFIG / "schemas").glob("*.yaml")), ids=lambda p: p.stem)
+def test_schemas_are_schemas(path):
+    schema = read_yaml(path)
+    Draft202012Validator.check_schema(schema)
+
+    def empty(value):
+        parts = value.values() if isinstance(value, dict) else value
+        return value is None or (isinstance(value, dict | list) and any(map(empty, parts)))
+
+    assert not empty(schema)  # a comma in a description without quotes makes a key of the rest
+
+
 def test_configuration_is_valid_by_its_schemas():
-    for name in ("suite", "config"):
-        schema = read_yaml(CONFIG / "schemas" / f"{name}.yaml")
-        assert schema["type"] == "object"
     for kind, file in (("net", "nets"), ("recipe", "recipes")):
         for name, entry in read_yaml(CONFIG / f"{file}.yaml").items():
             check(entry, {"$ref": f"#/$defs/{kind}"}, CONFIG / f"{file}.yaml: {name}")
@@ -150,7 +161,7 @@ def test_seeds(write_suite):
     assert seeds([1, 2], [5], "0,5,7") == (0, 5, 7)
     assert seeds([1, 2], [5], "") == (5,)
     released = {"weights": {"released": "fcn32s-heavy-pascal"}, "recipe": "none",
-                "net": "voc-fcn32s"}  # fmt: skip
+                "net": "voc-fcn32s", "train": None}  # fmt: skip
     assert load(write_suite, {"runs": {"tiny/run": released}}, 3).run("run").seeds == (0,)
 
 
@@ -208,9 +219,8 @@ def test_a_run_starts_from_a_run_of_its_data_set(write_suite):
 
 
 def test_released_weights_say_which_file(write_suite):
-    run = tiny(
-        write_suite, net="voc-fcn8s", weights={"released": "fcn8s-heavy-pascal"}, recipe="none"
-    )
+    run = tiny(write_suite, train=None, net="voc-fcn8s",
+               weights={"released": "fcn8s-heavy-pascal"}, recipe="none")  # fmt: skip
     assert run.config["weights"]["archive"] == "fcn8s-heavy-pascal.caffemodel"
     assert run.released == "fcn8s-heavy-pascal" and run.backbone is None and not run.parents
     assert run.config["train"] is None and run.config["recipe"] is None
@@ -471,6 +481,91 @@ RUN_MISTAKES = [
 ]
 
 
+GOOGLENET: dict[str, Any] = {"base": "voc-fcn-googlenet"}
+IN_VAIN: list[tuple[dict[str, Any], str]] = [  # the net of an entry, and the option that is refused
+    ({**GOOGLENET, "hidden": 8}, "hidden"),
+    ({**GOOGLENET, "fc6_kernel": 3}, "fc6_kernel"),
+    ({**GOOGLENET, "fc6_dilation": 2}, "fc6_dilation"),
+    ({**GOOGLENET, "pool5_stride": 1}, "pool5_stride"),
+    ({**GOOGLENET, "top": "inception_4e", "average_pool": True}, "average_pool"),
+    ({**GOOGLENET, "top": "inception_4e", "dropout": 0.1}, "dropout"),
+    ({"base": "slim", "average_pool": True}, "average_pool"),
+    ({"base": "slim", "fusion": "late"}, "fusion"),
+    ({"base": "slim", "fusion_weights": [1, 1]}, "fusion_weights"),
+    ({"base": "slim", "inputs": ["image", "depth"], "fusion_weights": [1, 1]}, "fusion_weights"),
+    ({"base": "slim", "skips": [], "interpolation": "learned"}, "interpolation"),
+    ({"base": "slim", "skips": [], "skip_fusion": "max"}, "skip_fusion"),
+    ({"base": "slim", "skips": ["pool4"], "scales": {"pool3": 0.1}}, "scales"),
+    *(
+        ({"base": "slim", "skips": [], "top": "pool4", option: value}, option)
+        for option, value in (
+            ("hidden", 9), ("fc6_kernel", 2), ("fc6_dilation", 2), ("pool5_stride", 1),
+            ("dropout", 0.1),
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("net, option", IN_VAIN, ids=str)
+def test_an_option_without_effect_is_refused_where_it_is_set(write_suite, net, option):
+    need = f"it has no effect without {NET_NEEDS[option][0]}; leave it out."
+    in_a_run = write_suite({"runs": {"tiny/run": {"net": net}}})
+    assert sentence(in_a_run).endswith(f": runs.tiny/run.net.{option}: {need}")
+    in_a_net = write_suite({"nets": {"own": net}})
+    assert sentence(in_a_net).endswith(f": nets.own.{option}: {need}")
+
+
+def test_an_option_of_a_base_may_lie_idle(write_suite):
+    """A truncated net has the fc6 of its base, one without skips their interpolation."""
+    full = {"interpolation": "learned", "scales": {"pool3": 0.1}, "fc6_dilation": 2}
+    runs = {
+        "tiny/run": {"net": {"base": "slim", **full}},
+        "tiny/cut": {"base": "tiny/run", "net": {"top": "pool4", "skips": []}},
+        "tiny/again": {"base": "tiny/cut", "net": {"score_init": "random"}},
+        "tiny/usual": {"base": "tiny/cut", "net": {"interpolation": "fixed", "scales": {}}},
+    }
+    runs_of = load(write_suite, {"runs": runs}).runs
+    assert runs_of["tiny/again"].config["net"]["hidden"] == 8
+    assert runs_of["tiny/cut"].config["net"]["interpolation"] == "learned"
+    assert runs_of["tiny/usual"].config["net"]["scales"] == {}
+
+
+def test_the_net_of_a_backbone_is_held_to_the_same(write_suite):
+    own = {"architecture": "googlenet", "input": RGB, "pretrain": {}, "net": {"hidden": 8}}
+    message = sentence(write_suite({"backbones": {"own": own}}))
+    assert ": backbones.own.net.hidden: it has no effect without fc6 and fc7" in message
+
+
+UNTRAINED: dict[str, Any] = {"base": "tiny/run", "recipe": "none"}
+AGAIN = {**UNTRAINED, "weights": {"run": "run"}}
+
+
+@pytest.mark.parametrize(
+    "entry, says",
+    [
+        ({**AGAIN, "train": "tiny/train"}, "train: it has no effect with recipe: none, which"),
+        ({**AGAIN, "train": "no/such"}, "train: it has no effect with recipe: none, which trains"),
+        ({**AGAIN, "mask": {"train": "both", "test": "none"}}, "mask.train: it has no effect with"),
+        ({**UNTRAINED, "seeds": [0, 1, 2]}, "seeds: it has no effect with recipe: none, which"),
+        ({"base": "tiny/again", "train": "tiny/val"}, "train: it has no effect with recipe: none"),
+    ],
+    ids=str,
+)
+def test_what_a_training_reads_is_refused_where_there_is_none(write_suite, entry, says):
+    path = write_suite({"runs": {"tiny/again": AGAIN, "tiny/own": entry}})
+    assert f": runs.tiny/own.{says}" in sentence(path)
+
+
+def test_a_run_that_is_not_trained_may_inherit_a_training(write_suite):
+    masked = {"mask": {"train": "both", "test": "both"}, "seeds": [0, 1]}
+    again = {**AGAIN, "mask": {"train": "none", "test": "both"}, "seeds": [1]}
+    runs = {"tiny/run": masked, "tiny/again": again, "tiny/random": UNTRAINED}
+    found = load(write_suite, {"runs": runs}).runs
+    assert found["tiny/again"].seeds == (1,) and found["tiny/again"].config["train"] is None
+    assert found["tiny/random"].seeds == (0,)
+    assert found["tiny/random"].config["mask"] == masked["mask"]
+
+
 def test_a_row_of_ones_own_is_declared(make_run):
     run = make_run(rows=[{"table": "dropout", "row": "0.25", "new": True}])
     assert run.rows == (Row("dropout", "0.25"),)
@@ -587,8 +682,83 @@ def test_archives_that_are_not_known(write_suite):
         "backbone own: no archive 'VGG_ILSVRC_16_layer.caffemodel'; did you mean VGG_ILSVRC_16_"
         in (sentence(path))
     )
-    path = write_suite({"datasets": {"tiny": {"archives": ["benchmark.tar"]}}})
-    assert "data set tiny: no archive 'benchmark.tar'; did you mean benchmark.tgz" in sentence(path)
+    own = {"reader": "sbd", "archives": ["benchmark.tar"], "splits": {"val": "val.txt"}}
+    runs = {"own/run": tiny_suite()["runs"]["tiny/run"]}
+    path = write_suite({"datasets": {"own": own}, "runs": runs})
+    assert "data set own: no archive 'benchmark.tar'; did you mean benchmark.tgz" in sentence(path)
+
+
+@pytest.fixture
+def add_to(monkeypatch):
+    """Add entries to a file of config/, as it is read."""
+    read = fcn.spec.read_yaml
+
+    def add(name, entries):
+        path = CONFIG / f"{name}.yaml"
+        monkeypatch.setattr(
+            fcn.spec,
+            "read_yaml",
+            lambda asked: {**read(path), **entries} if asked == path else read(asked),
+        )
+
+    return add
+
+
+RIGHT = {"urls": ["https://a.org/b.tar"], "size": 1, "md5": None, "terms": "T", "source": "S"}
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (
+            {"sha25": "0" * 64},
+            ": there is no key 'sha25' here (did you mean sha256?); allowed: acc",
+        ),
+        ({}, ": the key 'sha256' is missing"),
+        (
+            {"sha256": "0" * 7},
+            ".sha256: '0000000' is not of an allowed form (64 hexadecimal digits",
+        ),
+        ({"sha256": 12345678}, ".sha256: 12345678 is not null or text (64 hexadecimal digits"),
+        (
+            {"sha256": None, "md5": "g" * 32},
+            f".md5: '{'g' * 32}' is not of an allowed form (32 hex",
+        ),
+        ({"sha256": None, "size": 0}, ".size: 0 is less than the minimum of 1 (Bytes"),
+        (
+            {"sha256": None, "urls": ["ftp://a"]},
+            ".urls.0: 'ftp://a' is not of an allowed form (an ",
+        ),
+        ({"sha256": None, "urls": []}, ".urls: [] should be non-empty (Addresses, tried in order)"),
+        (
+            {"sha256": None, "accept": [{"why": "w", "size": 3}]},
+            ".accept.0: {'why': 'w', 'size': 3} is not of an allowed form (another right file: why",
+        ),
+    ],
+    ids=str,
+)
+def test_mistakes_in_an_archive(write_suite, monkeypatch, change, says):
+    """Of an archive without any public digest the entry says so: null."""
+    read = fcn.spec.read_yaml
+
+    def with_own(content):
+        monkeypatch.setattr(
+            fcn.spec,
+            "read_yaml",
+            lambda path: (
+                {**read(path), "own.tar": content}
+                if path == CONFIG / "archives.yaml"
+                else read(path)
+            ),
+        )
+
+    path = str(write_suite())
+    with_own({**RIGHT, "sha256": None})
+    load_suite(path)
+    with_own({**RIGHT, **change})
+    with pytest.raises(UserError) as raised:
+        load_suite(path)
+    assert str(raised.value).startswith(f"{CONFIG / 'archives.yaml'}: own.tar{says}")
 
 
 # -------------------------------------------------------------------------------------- YAML itself
@@ -694,33 +864,104 @@ def test_values_that_yaml_cannot_make(tmp_path, text, says):
     assert says in sentence(path)
 
 
+LISTS = {"splits": {"train": "train.txt"}}
+OWN: dict[str, dict[str, Any]] = {  # a data set of each reader
+    "folder": {"path": "own", "classes": ["a"], "void": 255, **LISTS},
+    "voc": {"archives": ["benchmark.tgz"], "root": "own", "labels": {}, **LISTS},
+    "sbd": {"archives": ["benchmark.tgz"], "root": "own", "classes": "names.txt", **LISTS},
+    "siftflow": {"path": "own", "classes": {"semantic": ["a"], "geometric": ["b"]}, **LISTS},
+    "context": {"path": "own", "images": "i", "labels": "l", "aliases": {"a": "b"}, **LISTS},
+    "coco": {"path": "own", "splits": {"train": {"annotations": "a.json", "images": "i"}}},
+    "nyud": {"path": "own", "camera": {"fx": 1, "fy": 1, "cx": 1, "cy": 1}, **LISTS},
+    "nyudv2": {"path": "own", "depth": "raw", "crop": {"rows": [0, 9], "columns": [0, 9]}, **LISTS},
+    "scenes": {"seed": 1, "size": [48, [48, 64]], "splits": {"train": 3}, "objects": [1, 2]},
+}
+
+
+def own_data(write_suite, reader, /, **change):
+    own = merged({"reader": reader, "title": "T", "terms": "T", **OWN.get(str(reader), {})}, change)
+    return write_suite({"datasets": {"own": own}})
+
+
+@pytest.mark.parametrize("reader", OWN)
+def test_every_reader_has_its_keys(write_suite, reader):
+    load_suite(str(own_data(write_suite, reader, notes=["n"], means={"image": [1, 2, 3]})))
+    enum = suite_schema()["$defs"]["dataset"]["properties"]["reader"]["enum"]
+    assert set(enum) == set(OWN) == set(READERS)
+
+
 @pytest.mark.parametrize(
-    "change, says",
+    "reader, key, value",
     [
-        ({"colors": "voc"}, ": there is no key 'colors' here (did you mean colours?); allowed: a"),
-        ({"viod": 255}, ": there is no key 'viod' here (did you mean void?)"),
-        ({"meens": {}}, ": there is no key 'meens' here (did you mean means?)"),
-        ({"means": {"rgb": [1]}}, ".means: there is no key 'rgb' here"),
-        ({"splits": ["train"]}, ".splits: ['train'] is not a mapping"),
-        ({"splits": {"val": {"minus": []}}}, ".splits.val.minus: "),
-        ({"splits": {"val": {"union": []}}}, ".splits.val.union: "),
-        ({"splits": {"val": ["a"]}}, ".splits.val: ['a'] is not of an allowed form (a list's path"),
-        ({"path": 3}, ".path: 3 is not text"),
-        ({"reader": ["voc"]}, ".reader: ['voc'] is not one of voc, folder, sbd"),
-        ({"reader": None}, ": the key 'reader' is missing"),
-        ({"archives": 5}, ".archives: 5 is not a list"),
-        ({"notes": "a"}, ".notes: 'a' is not a list"),
-        ({"void": [255]}, ".void: "),
-        ({"colours": [[0, 0, 0], [1, 1]]}, ".colours.1: "),
-        ({"colours": "vok"}, ".colours: 'vok' is not of an allowed form"),
-        ({"images": 1}, ".images: 1 is not text"),
-        ({"classes": [["a"]]}, ".classes.0: ['a'] is not text or a whole number"),
-        ({"size": "big"}, ".size: 'big' is not a list"),
+        ("sbd", "void", 255),
+        ("sbd", "colours", "voc"),
+        ("sbd", "images", "JPEGImages"),
+        ("siftflow", "aliases", {"a": "b"}),
+        ("context", "void", 0),
+        ("coco", "images", "i"),
+        ("nyud", "crop", {"rows": [0, 9], "columns": [0, 9]}),
+        ("nyudv2", "root", "r"),
+        ("nyudv2", "labels", "l"),
+        *(
+            (reader, key, value)
+            for reader in ("folder", "voc")
+            for key, value in (
+                ("camera", {"fx": 1, "fy": 1, "cx": 1, "cy": 1}), ("depth", "raw"), ("seed", 1),
+                ("crop", {"rows": [0, 9], "columns": [0, 9]}), ("objects", [1, 2]),
+                ("aliases", {"a": "b"}), ("object_scale", 2), ("size", [48, 48]),
+            )
+        ),
+        *(
+            ("scenes", key, value)
+            for key, value in (
+                ("path", "p"), ("archives", []), ("classes", ["a"]), ("void", 1), ("depth", "raw"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_that_a_reader_ignores_is_refused(write_suite, reader, key, value):
+    message = sentence(own_data(write_suite, reader, **{key: value}))
+    assert f": datasets.own: there is no key '{key}' here" in message
+    scope = "voc or folder" if reader in ("voc", "folder") else reader
+    allowed = message.split(f"; allowed with reader {scope}: ")[1].rstrip(".").split(", ")
+    assert set(OWN[reader]) <= set(allowed) and key not in allowed
+
+
+@pytest.mark.parametrize(
+    "reader, change, says",
+    [
+        ("folder", {"colors": "voc"}, ": there is no key 'colors' here (did you mean colours?); a"),
+        ("folder", {"viod": 255}, ": there is no key 'viod' here (did you mean void?)"),
+        ("sbd", {"viod": 255}, ": there is no key 'viod' here; allowed with reader sbd: archives"),
+        ("scenes", {"meens": {}}, ": there is no key 'meens' here (did you mean means?)"),
+        ("scenes", {"means": {"rgb": [1]}}, ".means: there is no key 'rgb' here"),
+        ("folder", {"splits": ["train"]}, ".splits: ['train'] is not a mapping"),
+        ("folder", {"splits": {"val": {"minus": []}}}, ".splits.val.minus: "),
+        ("sbd", {"splits": {"val": {"union": []}}}, ".splits.val.union: "),
+        ("folder", {"splits": {"val": ["a"]}}, ".splits.val: ['a'] is not of an allowed form (a l"),
+        ("folder", {"splits": {"val": 3}}, ".splits.val: 3 is not of an allowed form (a list's p"),
+        ("sbd", {"splits": None}, ": the key 'splits' is missing"),
+        ("context", {"images": None}, ": the key 'images' is missing"),
+        ("folder", {"path": 3}, ".path: 3 is not text"),
+        ("folder", {"root": "r"}, ".root: it has no effect beside path, which is the root itself;"),
+        ("sbd", {"path": "p"}, ".root: it has no effect beside path, which is the root itself; l"),
+        (["voc"], {}, ".reader: ['voc'] is not one of voc, folder, sbd"),
+        ("foldr", {"void": 3}, ".reader: 'foldr' is not one of voc, folder, sbd"),
+        (None, {"reader": None}, ": the key 'reader' is missing"),
+        ("sbd", {"archives": 5}, ".archives: 5 is not a list"),
+        ("nyud", {"notes": "a"}, ".notes: 'a' is not a list"),
+        ("folder", {"void": [255]}, ".void: "),
+        ("folder", {"colours": [[0, 0, 0], [1, 1]]}, ".colours.1: "),
+        ("folder", {"colours": "vok"}, ".colours: 'vok' is not of an allowed form"),
+        ("folder", {"images": 1}, ".images: 1 is not text"),
+        ("sbd", {"classes": [["a"]]}, ".classes.0: ['a'] is not text or a whole number"),
+        ("context", {"labels": {"semantic": "l"}}, ".labels: {'semantic': 'l'} is not text"),
+        ("scenes", {"size": "big"}, ".size: 'big' is not a list"),
     ],
     ids=str,
 )
-def test_mistakes_in_a_data_set(write_suite, change, says):
-    assert f": datasets.tiny{says}" in sentence(write_suite({"datasets": {"tiny": change}}))
+def test_mistakes_in_a_data_set(write_suite, reader, change, says):
+    assert f": datasets.own{says}" in sentence(own_data(write_suite, reader, **change))
 
 
 @pytest.mark.parametrize(
@@ -729,6 +970,17 @@ def test_mistakes_in_a_data_set(write_suite, change, says):
         ({"archive": 3}, ".archive: 3 is not text"),
         ({"input": "x"}, ".input: 'x' is not a mapping"),
         ({"fromat": "caffe"}, ": there is no key 'fromat' here (did you mean format?)"),
+        (
+            {"archive": "vgg16-397923af.pth", "pretrain": {}},
+            ".archive: it has no effect beside pretrain, which trains the weights instead of readi",
+        ),
+        ({"format": "caffe", "pretrain": {}}, ".format: it has no effect beside pretrain, which"),
+        ({"archive": "vgg16-397923af.pth", "net": {}}, ".net: it has no effect without pretrain: "),
+        ({"net": {"skips": []}, "pretrain": {}}, ".net: there is no key 'skips' here; allowed: av"),
+        (
+            {"net": {"architecture": "vgg16"}, "pretrain": {}},
+            ".net: there is no key 'architecture'",
+        ),
     ],
     ids=str,
 )

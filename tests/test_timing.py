@@ -69,7 +69,8 @@ def test_time_run(make_run, data_dir, tmp_path):
 @pytest.mark.parametrize("method", ["shift-and-stitch", "rarefaction"])
 def test_dense_inference_is_what_is_timed(make_run, data_dir, tmp_path, monkeypatch, method):
     """Not the net alone: at stride 16 a net of stride 32 runs on four shifts, or on finer maps."""
-    run = make_run(weights="none", recipe="none", inference={"method": method, "stride": 16})
+    inference = {"method": method, "stride": 16}
+    run = make_run(train=None, weights="none", recipe="none", inference=inference)
     asked = []
 
     def dense(net, x, **how):

@@ -8,9 +8,8 @@ that a seed gives the same pixels everywhere.
 """
 
 import hashlib
-import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -300,80 +299,32 @@ def _save(pixels: NDArray[Any], path: Path, palette: list[int] | None = None) ->
     image.save(path, compress_type=zlib.Z_RLE)  # noise: faster and smaller than the default
 
 
-def _whole(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _ranges(size: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    sides = list(size) if isinstance(size, list | tuple) else []
-    pairs = [(side, side) if isinstance(side, int) else side for side in sides]
-    for pair in pairs:
-        if not (
-            isinstance(pair, list | tuple)
-            and len(pair) == 2
-            and all(_whole(end, 32, 2048) for end in pair)
-            and pair[0] <= pair[1]
-        ):
-            pairs = []
-            break
-    if len(pairs) != 2:
-        raise UserError(
-            f"scenes: size is {size!r}; give [height, width], each a whole number from 32 to 2048 "
-            "or [smallest, largest]."
-        )
-    (top, bottom), (left, right) = pairs
-    return (top, bottom), (left, right)
+def _range(name: str, ends: int | Sequence[int]) -> tuple[int, int]:
+    """[smallest, largest], or one number for both."""
+    least, most = (ends, ends) if isinstance(ends, int) else ends
+    if least > most:
+        raise UserError(f"scenes: {name}: [{least}, {most}] is not [smallest, largest].")
+    return least, most
 
 
 def generate(root: Path, definition: Mapping[str, Any]) -> None:
     """Write a data set in the layout of PASCAL VOC under ``root``.
 
-    ``definition``: ``seed`` (a whole number from 0), ``splits`` {name: number of images} and
-    ``size`` [height, width], each a number or [smallest, largest]; about half of the images have
-    height and width exchanged. An image depends on the seed, its split's name, its number and the
-    size alone.
+    ``definition``: that of a data set of scenes in config/schemas/suite.yaml, which has its bounds.
+    About half of the images have height and width exchanged. An image depends on the seed, its
+    split's name, its number, the size and the objects alone.
 
     JPEGImages/ID.png (RGB; lossless, in the folder where VOC's readers look),
     SegmentationClass/ID.png (palette, 0..n-1 and 255 void), GeometricClass/ID.png (palette, 0..2
     and 255 void), depth/ID.png (16 bit, mm), ImageSets/Segmentation/SPLIT.txt, classes.txt and
     classes-geometric.txt; ID is SPLIT_00000 and so on.
-    Raises UserError for a bad definition and for a ``root`` that already holds something.
+    Raises UserError for a range that ends before it begins and for a ``root`` that already holds
+    something.
     """
-    for key in ("seed", "splits", "size"):
-        if key not in definition:
-            raise UserError(
-                f"scenes: the definition lacks {key!r}; it needs seed, splits and size."
-            )
-    for key in definition:
-        if key not in ("seed", "splits", "size", "objects", "object_scale"):
-            raise UserError(
-                f"scenes: unknown key {key!r}; known are seed, splits, size, objects and "
-                "object_scale."
-            )
-    seed, splits, size = definition["seed"], definition["splits"], _ranges(definition["size"])
-    objects, scale = definition.get("objects", OBJECTS), definition.get("object_scale", 1.0)
-    if not (
-        isinstance(objects, list | tuple)
-        and len(objects) == 2
-        and all(_whole(end, 0, 100) for end in objects)
-        and objects[0] <= objects[1]
-    ):
-        raise UserError(
-            f"scenes: objects is {objects!r}; give [fewest, most], whole numbers from 0 to 100."
-        )
-    if not (isinstance(scale, int | float) and not isinstance(scale, bool) and 1 <= scale <= 100):
-        raise UserError(f"scenes: object_scale is {scale!r}; give a number from 1 to 100.")
-    if not _whole(seed, 0, 2**63):
-        raise UserError(f"scenes: seed is {seed!r}; give a whole number from 0 up.")
-    if not isinstance(splits, Mapping) or not splits:
-        raise UserError(f"scenes: splits is {splits!r}; give {{name: number of images}}.")
-    for name, count in splits.items():
-        if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)):
-            raise UserError(
-                f"scenes: {name!r} cannot be the name of a split (letters, digits, _, -)."
-            )
-        if not _whole(count, 1, 99999):
-            raise UserError(f"scenes: split {name} has {count!r} images; give a number from 1 up.")
+    seed, splits = definition["seed"], definition["splits"]
+    height, width = (_range("size", side) for side in definition["size"])
+    objects = _range("objects", definition.get("objects", OBJECTS))
+    scale = definition.get("object_scale", 1.0)
     root = Path(root)
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
         raise UserError(f"{root}: already holds something; delete it or give another folder.")
@@ -385,7 +336,7 @@ def generate(root: Path, definition: Mapping[str, Any]) -> None:
         for split, count in splits.items():
             names = [f"{split}_{index:05d}" for index in range(count)]
             for index, name in enumerate(names):
-                picture = scene(seed, split, index, size, (objects[0], objects[1]), scale)
+                picture = scene(seed, split, index, (height, width), objects, scale)
                 file = f"{name}.png"
                 void, hidden = picture.void(), np.uint8(VOID)
                 _save(picture.image(), folder / "JPEGImages" / file)

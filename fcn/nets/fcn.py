@@ -66,8 +66,6 @@ class Head(nn.Module):
         self._add_score(self.first, taps[top], scored, net)
         geometry = geometries[top]
         below = ""
-        if unused := [name for name in net["scales"] if name not in net["skips"]]:
-            raise UserError(f"net: scales of {', '.join(unused)}, which no skip is.")
         for skip in net["skips"]:
             target = geometries[skip]
             factor = int(geometry.stride / target.stride)
@@ -174,13 +172,14 @@ class Head(nn.Module):
 def stream_factors(net: dict[str, Any], suffixes: list[str]) -> dict[str, float]:
     """Factor of each stream's scores; ``fusion_weights``, or their mean."""
     given = net["fusion_weights"]
-    if given is not None and (len(suffixes) == 1 or len(given) != len(suffixes)):
+    if given is None or len(suffixes) == 1:
+        given = [1 / len(suffixes)] * len(suffixes)
+    if len(given) != len(suffixes):
         raise UserError(
-            f"net: fusion_weights {given} are of a late fusion, one for each of its inputs; this "
-            f"net has {len(suffixes)} stream{'s' * (len(suffixes) > 1)}."
+            f"net: fusion_weights {given} are one for each input of a late fusion; this net has "
+            f"{len(suffixes)}."
         )
-    weights = given or [1 / len(suffixes)] * len(suffixes)
-    return dict(zip(suffixes, map(float, weights), strict=True))
+    return dict(zip(suffixes, map(float, given), strict=True))
 
 
 class FCN(nn.Module):

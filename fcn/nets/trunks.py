@@ -14,15 +14,13 @@ from fcn.errors import UserError
 from fcn.nets.conv import ConvReLU
 from fcn.nets.geometry import Geometry, cells_after, through
 from fcn.nets.norm import LocalResponseNorm
-from fcn.spec import NET_DEFAULTS, NET_OPTIONS
+from fcn.spec import NET_OPTIONS
 
 CHANNELS = {"image": 3, "depth": 1, "hha": 3}  # of each input
 # The authors' names: what a layer of a late fusion ends in (nyud-fcn32s-color-hha), and what is
 # said of the first layer of an early fusion (nyud-fcn32s-color-d: conv1_1_bgrd).
 STREAMS = {"image": "color", "depth": "depth", "hha": "hha"}
 JOINED = {"image": "bgr", "depth": "d", "hha": "hha"}
-# Options of what GoogLeNet does not have.
-FULLY_CONNECTED = ("pool5_stride", "fc6_dilation", "fc6_kernel")
 
 
 class Branches(nn.Module):
@@ -323,7 +321,7 @@ def build_trunk(net: dict[str, Any], channels: int, mark: str = "", suffix: str 
     """The trunk of a resolved net configuration for an input of ``channels`` channels.
 
     ``mark`` goes behind the name of the first layer, ``suffix`` behind every name. UserError where
-    architecture or padding is not known, or an option is not of this architecture.
+    architecture or padding is not known.
     """
     net = {**NET_OPTIONS, **net}
     pads = {"reference": 100, "tight": None}
@@ -335,12 +333,6 @@ def build_trunk(net: dict[str, Any], channels: int, mark: str = "", suffix: str 
             f"net: {error} is not known; architectures: {', '.join(TRUNKS)}; "
             f"padding: {', '.join(pads)}."
         ) from None
-    usual = NET_DEFAULTS | NET_OPTIONS
-    google = net["architecture"].startswith("googlenet")
-    for key in ("average_pool",) if not google else FULLY_CONNECTED:
-        if net.get(key, usual[key]) != usual[key]:
-            others = "AlexNet and VGG" if google else "GoogLeNet"
-            raise UserError(f"net: {key} is for {others}; {net['architecture']} has no such layer.")
     return factory(net, Layers(channels, net["width"], mark, suffix), pad)
 
 

@@ -13,9 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fcn.errors import UserError
-from fcn.report.averages import AVERAGES, METRICS
-
-KINDS = ("numbers", "figure5", "bounds", "other", "list")
+from fcn.schema import unknown
 
 
 @dataclass(frozen=True)
@@ -183,81 +181,38 @@ def read_paper(folder: Path) -> Paper:
     return Paper(numbers, figure5)
 
 
-def _build(kind: type, where: str, values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        raise UserError(f"config/tables.yaml: {where} must be a mapping, not {values!r}.")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"config/tables.yaml: {where}: {error}.") from None
-
-
-def _column(where: str, key: str, values: Any) -> Column:
-    where = f"{where}, column {key}"
-    if not isinstance(values, Mapping):
-        raise UserError(f"config/tables.yaml: {where} must be a mapping, not {values!r}.")
+def _column(key: str, values: Mapping[str, Any]) -> Column:
     rest = {name: value for name, value in values.items() if name != "from"}
-    rest["origin"] = tuple(values.get("from", "").split(".")) if values.get("from") else ()
-    column: Column = _build(Column, where, {"key": key, **rest})
-    if column.average not in AVERAGES:
-        known = ", ".join(AVERAGES)
-        raise UserError(
-            f"config/tables.yaml: {where}: average is {column.average!r}, not one of {known}."
-        )
-    metric = column.origin[:2] == ("metrics", "tasks") and column.origin[-1] in METRICS
-    if column.average != "all" and not metric:
-        raise UserError(
-            f"config/tables.yaml: {where}: average is for a column that takes one of "
-            f"{', '.join(METRICS)} from metrics.tasks."
-        )
-    return column
-
-
-def _table(id: str, values: Any) -> Table:
-    where = f"table {id}"
-    if not isinstance(values, Mapping):
-        raise UserError(f"config/tables.yaml: {where} must be a mapping, not {values!r}.")
-    kinds = {"columns": dict, "extra": dict, "reads": list, "rows": list, "notes": list}
-    for key, kind in kinds.items():
-        if not isinstance(values.get(key, kind()), kind):
-            name = "mapping" if kind is dict else "list"
-            raise UserError(f"config/tables.yaml: {where}: {key} must be a {name}.")
-        if kind is list and not all(isinstance(part, dict) for part in values.get(key, ())):
-            raise UserError(f"config/tables.yaml: {where}: every entry of {key} must be a mapping.")
-    columns = {**values.get("columns", {}), **values.get("extra", {})}
-    rest = {name: value for name, value in values.items() if name != "extra"}
-    rest["columns"] = tuple(_column(where, key, column) for key, column in columns.items())
-    rest["reads"] = tuple(_build(Read, f"{where}, reads", read) for read in values.get("reads", ()))
-    rest["rows"] = tuple(
-        _build(Row, f"{where}, rows", {"method": row.get("name"), **row})
-        for row in values.get("rows", ())
+    return Column(
+        key=key, origin=tuple(values["from"].split(".")) if "from" in values else (), **rest
     )
-    notes = []
-    for note in values.get("notes", ()):
-        parts = {key: tuple(part) if key != "text" else part for key, part in note.items()}
-        notes.append(_build(Note, f"{where}, notes", parts))
-    rest["notes"] = tuple(notes)
-    table: Table = _build(Table, where, {"id": id, **rest})
-    if table.kind not in KINDS:
-        raise UserError(
-            f"config/tables.yaml: {where}: kind is {table.kind!r}, not one of {', '.join(KINDS)}."
-        )
-    names = [row.name for row in table.rows]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    lost = [row for note in notes for row in note.rows if row not in names]
-    lost += [key for note in notes for key in note.columns if key not in columns]
-    if twice or lost:
-        raise UserError(
-            f"config/tables.yaml: {where}: "
-            + (
-                f"two rows are named {twice[0]}."
-                if twice
-                else f"a note names {lost[0]}, which is no row or column."
-            )
-        )
-    return table
+
+
+def _table(id: str, values: Mapping[str, Any]) -> Table:
+    """A table, whose names must fit each other."""
+    where = f"config/tables.yaml: {id}"
+    columns, extra = values.get("columns", {}), values.get("extra", {})
+    names = [row["name"] for row in values.get("rows", ())]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{where}.rows: two rows are named {twice[0]!r}; rename one.")
+    if twice := sorted(columns.keys() & extra.keys()):
+        raise UserError(f"{where}.extra: {twice[0]!r} stands in columns too; rename one.")
+    for i, note in enumerate(values.get("notes", ())):
+        for kind, known in (("row", names), ("column", [*columns, *extra])):
+            for name in note.get(f"{kind}s", ()):
+                if name not in known:
+                    raise UserError(f"{where}.notes.{i}.{kind}s: {unknown(kind, name, known)}")
+    rest = {name: value for name, value in values.items() if name != "extra"}
+    rest["columns"] = tuple(_column(key, column) for key, column in {**columns, **extra}.items())
+    rest["reads"] = tuple(Read(**read) for read in values.get("reads", ()))
+    rest["rows"] = tuple(Row(**{"method": row["name"], **row}) for row in values.get("rows", ()))
+    rest["notes"] = tuple(
+        Note(note["text"], tuple(note.get("rows", ())), tuple(note.get("columns", ())))
+        for note in values.get("notes", ())
+    )
+    return Table(id=id, **rest)
 
 
 def parse_tables(tables: Mapping[str, Any]) -> list[Table]:
-    """Check and build the tables of ``config/tables.yaml``, in its order."""
+    """The tables of ``config/tables.yaml``, which is right by its schema, in its order."""
     return [_table(id, values) for id, values in tables.items()]

@@ -65,8 +65,7 @@ def scenes(definition: dict[str, Any], root: Path, scratch: Path) -> Contents:
     """Generated scenes: rendered into ``scratch`` in VOC's layout, then read as a folder."""
     from fcn.data.scenes import generate
 
-    ours = ("reader", "title", "terms", "notes", "means")
-    generate(scratch, {key: value for key, value in definition.items() if key not in ours})
+    generate(scratch, definition)
     lists = sorted((scratch / "ImageSets/Segmentation").glob("*.txt"))
     layout = {
         "inputs": {"depth": "depth"},
