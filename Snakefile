@@ -14,3 +14,4 @@ rule all:
     default_target: True
     input:
         REPORT,
+        RESULTS,  # else a deleted one would not be missed while the report is there

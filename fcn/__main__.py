@@ -19,7 +19,8 @@ from fcn.spec import PREDICT_NETS, SEED_MAX, Run, Suite, contents_hash, load_sui
 
 
 def _suite(args: argparse.Namespace) -> Suite:
-    return load_suite(args.suite, args.seeds, args.precision)
+    seeds, precision = getattr(args, "seeds", None), getattr(args, "precision", None)
+    return load_suite(args.suite, seeds, precision)
 
 
 def _known(kind: str, name: str, known: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def _known(kind: str, name: str, known: dict[str, Any]) -> dict[str, Any]:
     return definition
 
 
-MOST_PROCESSES = 4096  # threads or loaders; a typing error would fill the memory
+MOST_PROCESSES = 4096  # threads or loaders; a typo would fill the memory
 
 
 # The options that a stage is given when another one advises to run it first, with their defaults.
@@ -215,6 +216,10 @@ def _submission(args: argparse.Namespace) -> None:
     from fcn.submission import SPLIT, check_archive, submit, year_of
 
     year = year_of(args.dataset)
+    if args.check and not args.check.is_file():
+        raise UserError(f"{args.check}: no such file.")
+    if args.check and args.run:
+        raise UserError("submission --check: takes an archive and no run.")
     prepared = args.data_dir / "prepared" / args.dataset
     _need(prepared / "dataset.json", f"prepare {args.dataset}", args)
     if args.check:
@@ -249,11 +254,18 @@ def _submission(args: argparse.Namespace) -> None:
 def _bounds(args: argparse.Namespace) -> None:
     from fcn.bounds import bounds, bounds_of_folder
 
+    if not args.labels and (args.classes is not None or args.void is not None):
+        raise UserError("bounds: --classes and --void describe the label PNGs of --labels.")
     if args.labels:
         if not args.classes:
             raise UserError("bounds --labels: give the number of classes with --classes.")
         bounds_of_folder(
-            args.labels, args.classes, args.void, args.dataset, args.split, args.results
+            args.labels,
+            args.classes,
+            255 if args.void is None else args.void,
+            args.dataset,
+            args.split,
+            args.results,
         )
     else:
         sidecar = args.data_dir / "prepared" / args.dataset / "dataset.json"
@@ -271,7 +283,10 @@ def _report(args: argparse.Namespace) -> None:
     from fcn.report import render
 
     summary = render(_suite(args), args.results, args.data_dir, args.out, images=not args.no_images)
-    print(f"{args.out / 'tables.html'}: {summary}", file=sys.stderr)
+    claims = ", ".join(f"{n} {verdict}" for verdict, n in summary["claims"].items())
+    print(f"{args.out / 'tables.html'}: claims: {claims or 'none'}", file=sys.stderr)
+    for problem in summary["problems"]:
+        print(problem, file=sys.stderr)
 
 
 def _publish(args: argparse.Namespace) -> None:
@@ -288,9 +303,10 @@ def _plan(args: argparse.Namespace) -> None:
 
 
 def _preflight(args: argparse.Namespace) -> None:
-    from fcn.plan import preflight
+    from fcn.plan import check_targets, preflight
 
     suite = _suite(args)
+    check_targets(suite, args.targets)
     preflight(
         suite,
         args.device,
@@ -394,7 +410,8 @@ def parser() -> argparse.ArgumentParser:
         ("evaluate", _evaluate, "Score a trained run."),
         ("time", _time, "Time the inference of a run's net."),
     ):
-        sub = stage(name, call, text, "suite", "data", "results", "device", "threads", "seed")
+        options = ("suite", "precision", "data", "results", "device", "threads", "seed")
+        sub = stage(name, call, text, *options, *(() if name == "time" else ("workers",)))
         sub.add_argument("run", metavar="RUN", help="DATASET/RUN of the suite, or RUN")
         if name == "time":
             sub.add_argument(
@@ -412,7 +429,7 @@ def parser() -> argparse.ArgumentParser:
         help="a folder or tar of label PNGs, instead of a prepared data set",
     )
     bounds.add_argument("--classes", type=_positive, metavar="N")
-    bounds.add_argument("--void", type=int, default=255, metavar="V")
+    bounds.add_argument("--void", type=int, metavar="V", help="default: 255")
     classifier = stage(
         "classifier",
         _classifier,
@@ -435,6 +452,8 @@ def parser() -> argparse.ArgumentParser:
         "device",
         "threads",
         "seed",
+        "precision",
+        "workers",
     )
     submission.add_argument(
         "run", nargs="?", metavar="RUN", help="DATASET/RUN of the suite, or RUN"
@@ -448,8 +467,10 @@ def parser() -> argparse.ArgumentParser:
     submission.add_argument(
         "--check", type=_path, metavar="FILE", help="check an archive and make none"
     )
-    stage("architecture", _architecture, "Describe the nets of a suite.", "suite", "results")
-    report = stage("report", _report, "Render whatever results exist.", "suite", "data", "results")
+    runs = ("suite", "seeds", "precision", "data", "results")
+    architecture = "Describe the nets of a suite."
+    stage("architecture", _architecture, architecture, "suite", "seeds", "precision", "results")
+    report = stage("report", _report, "Render whatever results exist.", *runs)
     report.add_argument("--out", type=_path, default=Path("reports"), metavar="DIR")
     report.add_argument(
         "--no-images", action="store_true", help="leave out images and label maps of the data sets"
@@ -458,19 +479,15 @@ def parser() -> argparse.ArgumentParser:
         "publish",
         _publish,
         "Copy numbers, curves, provenance and the report, without images, as a record.",
-        "suite",
-        "data",
-        "results",
+        *runs,
     )
     publish.add_argument("--out", type=_path, required=True, metavar="DIR")
-    stage("plan", _plan, "List the runs of a suite with their cost.", "suite", "data", "results")
+    stage("plan", _plan, "List the runs of a suite with their cost.", *runs)
     start = stage(
         "preflight",
         _preflight,
         "Say what is missing to start a suite.",
-        "suite",
-        "data",
-        "results",
+        *runs,
         "device",
         "mirror",
     )
@@ -528,36 +545,32 @@ def parser() -> argparse.ArgumentParser:
 
 
 _OPTIONS: dict[str, Any] = {
-    "suite": lambda p: (
-        p.add_argument(
-            "--suite",
-            default="paper",
-            metavar="NAME|FILE",
-            help="a suite of config/suites, or a YAML file (default: %(default)s)",
-        ),
-        p.add_argument(
-            "--seeds", default=None, metavar="N|LIST", help="seeds, instead of the suite's"
-        ),
-        p.add_argument(
-            "--precision",
-            choices=("fp32", "tf32", "bf16"),
-            default=None,
-            help="of every training, instead of the recipe's",
-        ),
+    "suite": lambda p: p.add_argument(
+        "--suite",
+        default="paper",
+        metavar="NAME|FILE",
+        help="a suite of config/suites, or a YAML file (default: %(default)s)",
+    ),
+    "seeds": lambda p: p.add_argument(
+        "--seeds", default=None, metavar="N|LIST", help="seeds, instead of the suite's"
+    ),
+    "precision": lambda p: p.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "bf16"),
+        default=None,
+        help="of every training, instead of the recipe's",
     ),
     "data": lambda p: p.add_argument("--data-dir", type=_path, default=Path("data"), metavar="DIR"),
     "results": lambda p: p.add_argument(
         "--results", type=_path, default=Path("results"), metavar="DIR"
     ),
     "device": lambda p: p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N"),
-    "seed": lambda p: (
-        p.add_argument("--seed", type=_at_most(SEED_MAX), default=0),
-        p.add_argument(
-            "--workers",
-            type=_at_most(MOST_PROCESSES),
-            default=None,
-            help="processes that load images",
-        ),
+    "seed": lambda p: p.add_argument("--seed", type=_at_most(SEED_MAX), default=0),
+    "workers": lambda p: p.add_argument(
+        "--workers",
+        type=_at_most(MOST_PROCESSES),
+        default=None,
+        help="processes that load images",
     ),
     "threads": lambda p: p.add_argument(
         "--threads", type=_at_most(MOST_PROCESSES), default=0, help="CPU threads (default: all)"

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import CONVERT, VOID, read_label
 from fcn.data.splits import read_ids
 from fcn.errors import UserError
 from fcn.files import write_json
+from fcn.progress import bar
 from fcn.provenance import Clock
 from fcn.schema import CONFIG
 
@@ -96,21 +96,6 @@ class Truth:
         return winner
 
 
-def resampled(label: np.ndarray, classes: int, factor: int, method: str, void: str) -> Tensor:
-    """The truth reduced by ``factor`` and enlarged again.
-
-    Args:
-        label: (H, W) uint8, void 255.
-        method, void: keys of METHODS and VOIDS.
-
-    Returns:
-        (H, W) int32: the class with the largest share; ``classes`` where void has it.
-    """
-    down, up = method.split(", ")
-    truth = Truth(label, classes, void)
-    return truth.enlarged(truth.reduced(factor, down), up)
-
-
 def mean_iu(counts: Tensor) -> float:
     """Of counts (classes, classes + 1) whose last column is void."""
     hit = counts.diagonal().double()
@@ -173,7 +158,7 @@ def _write(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     clock = Clock(torch.device("cpu"))
-    images, methods = upper_bounds(tqdm(labels, desc=f"bounds {dataset}", mininterval=1.0), classes)
+    images, methods = upper_bounds(bar(labels, desc=f"bounds {dataset}"), classes)
     result = {
         "dataset": dataset,
         "split": split,

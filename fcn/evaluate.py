@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fcn.data.dataset import JoinedSet, SegmentationSet
 from fcn.data.stream import loader
@@ -24,6 +23,7 @@ from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
 from fcn.nets.dense import dense_scores
 from fcn.nets.padded import for_inference
+from fcn.progress import bar
 from fcn.provenance import Clock
 from fcn.rle import encode_prediction, write_predictions
 from fcn.spec import Run
@@ -187,13 +187,8 @@ def evaluate_run(
         run.precision,
         workers,
         keep,
-        progress=lambda batches: tqdm(
-            batches,
-            total=len(dataset),
-            unit="img",
-            desc=f"score {run.id} seed {seed}",
-            mininterval=1.0,
-            dynamic_ncols=True,
+        progress=lambda batches: bar(
+            batches, total=len(dataset), unit="img", desc=f"score {run.id} seed {seed}"
         ),
     )
     counts = {

@@ -83,21 +83,20 @@ class ConfusionMatrix:
         names = ("true_positive", "truth", "predicted", "predicted_on_objects")
         return {name: counts[:, i] for i, name in enumerate(names)}
 
-    def scores(self, present_only: bool = False) -> Scores:
-        return scores(self.matrix, present_only)
+    def scores(self) -> Scores:
+        return scores(self.matrix)
 
 
-def scores(confusion: Tensor | np.ndarray, present_only: bool = False) -> Scores:
+def scores(confusion: Tensor | np.ndarray) -> Scores:
     """The metrics of a confusion matrix (classes, classes) with the truth in the rows."""
     n = confusion.cpu().numpy() if isinstance(confusion, Tensor) else np.asarray(confusion)
-    return scores_of_counts(np.diagonal(n), n.sum(1), n.sum(0), present_only)
+    return scores_of_counts(np.diagonal(n), n.sum(1), n.sum(0))
 
 
 def scores_of_counts(
     true_positive: np.ndarray,
     truth: np.ndarray,
     predicted: np.ndarray,
-    present_only: bool = False,
 ) -> Scores:
     """The metrics from pixel counts per class, each (classes,), in float64.
 
@@ -110,8 +109,8 @@ def scores_of_counts(
 
     Corner cases are those of the authors' score.py: means skip classes where the value is 0/0. So a
     class that is neither in the truth nor predicted is left out, but one that is predicted without
-    being in the truth counts in mean IU, as 0. ``present_only`` leaves that one out too, as the
-    paper does on SIFT Flow (footnote of its table).
+    being in the truth counts in mean IU, as 0. The paper leaves that one out too on SIFT Flow
+    (footnote of its table): the report computes this mean beside (``fcn.report.averages``).
     """
     hit, present, claimed = (np.asarray(x, np.float64) for x in (true_positive, truth, predicted))
     pixels = present.sum()
@@ -127,7 +126,7 @@ def scores_of_counts(
     return Scores(
         pixel_accuracy,
         _mean(accuracy),
-        _mean(iu[in_truth] if present_only else iu),
+        _mean(iu),
         weighted,
         [None if np.isnan(value) else float(value) for value in iu],
     )

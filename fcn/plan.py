@@ -15,6 +15,7 @@ import requests
 from fcn.data.subsets import undeclared
 from fcn.errors import UserError
 from fcn.files import lookup, read_object
+from fcn.schema import ROOT, unknown
 from fcn.spec import Run, Suite
 
 # A training step costs about three forward passes (forward, gradients of features and of weights).
@@ -29,7 +30,9 @@ DISK_FACTOR = 3
 PROBE_SECONDS = 6.0
 # Columns of config/tables.yaml that only the VOC server can fill, and the test set behind each.
 SERVER_SETS = {"voc2011_test": "voc2011test", "voc2012_test": "voc2012test"}
+OF_DATA = re.compile(r"(^|/)(archives|extracted|prepared|backbones)/")
 TARGETS = ("submission", "released", "classifier")  # beside the tables and results/...
+WHOLE = ("all", "report")  # targets that ask for the whole suite
 
 
 def gpu_count() -> int:
@@ -62,7 +65,8 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
     """The runs, with those that they start from, and further data sets behind ``targets``.
 
     ``targets`` are the words of a Snakemake command: names of tables and paths under ``results/``
-    count; where there is none, the whole suite is asked for.
+    count; where there is none, the whole suite is asked for. What follows from the nets alone, and
+    an archive, data set or backbone, needs no run.
     """
     bounds = list(dict.fromkeys(bound["dataset"] for bound in suite.bounds))
     named = [
@@ -70,6 +74,10 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
         for word in targets
         if word in suite.tables or word in TARGETS or word.startswith("results/")
     ]
+    if not named and any(
+        word == "architecture" or (OF_DATA.search(word) and "=" not in word) for word in targets
+    ):
+        return [], []
     if not named:
         return list(suite.runs.values()), bounds
     asked: dict[str, Run] = {}
@@ -87,6 +95,14 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
     if "submission" in named:
         sets += {name: None for run in asked.values() for name in server_sets(suite, run)}
     return list(asked.values()), sets
+
+
+def check_targets(suite: Suite, targets: Sequence[str]) -> None:
+    """UserError naming the first word that is no target; paths are not looked at."""
+    known = [*suite.tables, *TARGETS, *WHOLE, "architecture"]
+    for word in targets:
+        if "/" not in word and word not in known:
+            raise UserError(unknown("target", word, known))
 
 
 def server_sets(suite: Suite, run: Run) -> list[str]:
@@ -242,6 +258,10 @@ def preflight(
     bounds = [name for name in bounds if not (results / name / "bounds.json").exists()]
     missing = _absent(archives_needed(suite, [run for run, _ in left], bounds), data_dir)
     problems = [*_device_problems(suite, device, bool(left))]
+    for name in dict.fromkeys(name for run, _ in left for name in run.datasets):
+        path = suite.datasets[name].get("path")
+        if path and not (ROOT / Path(path).expanduser()).is_dir():
+            problems += [f"data set {name}: path {path} is no folder"]
     if subsets:
         sidecars = [data_dir / "archives" / f"{name}.json" for name in asked]
         problems += [said for sidecar in sidecars if (said := undeclared(sidecar, mirror))]
@@ -264,9 +284,16 @@ def preflight(
         )
 
 
+def device_problem(device: str) -> str:
+    """What is wrong with a device's name; empty where nothing is."""
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        return ""
+    return f"device={device} is not one of auto, cpu, cuda, cuda:N"
+
+
 def _device_problems(suite: Suite, device: str, needed: bool) -> list[str]:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        return [f"device={device} is not one of auto, cpu, cuda, cuda:N"]
+    if problem := device_problem(device):
+        return [problem]
     if device == "auto" and suite.gpu and needed and not gpu_count():
         return [
             "no NVIDIA GPU is visible (device=cuda where the jobs find one, as on a cluster; "

@@ -13,7 +13,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.func import functional_call
-from tqdm import tqdm
 
 from fcn.data.labels import VOID, voc_palette, write_label
 from fcn.device import arithmetic, chosen
@@ -22,6 +21,7 @@ from fcn.files import atomic_file
 from fcn.inputs import preprocess
 from fcn.nets import FCN, build
 from fcn.nets.padded import for_inference
+from fcn.progress import bar, say
 from fcn.schema import CONFIG, read_yaml, unknown
 from fcn.spec import NET_DEFAULTS, PREDICT_NETS
 from fcn.weights import caffemodel
@@ -134,6 +134,8 @@ def load(name: str, weights: Path, device: torch.device = CPU, precision: str = 
     """
     if weights.suffix.lower() == ".safetensors":
         return _load_ours(name, weights, device, precision)
+    if not weights.exists():
+        raise UserError(f"{weights}: no such file.")
     if name == AUTO:
         raise UserError(
             f"--net {AUTO}: {weights} does not say what net it is of; choose "
@@ -308,7 +310,7 @@ def label_images(labeller: Labeller, images: Sequence[Path], out: Path, with_ove
     """
     failed = []
     alone = len(images) == 1
-    for path in tqdm(images, unit="img", desc="label", disable=alone, dynamic_ncols=True):
+    for path in bar(images, unit="img", desc="label", disable=alone):
         try:
             image = read_image(path)
             labels = labeller(image)
@@ -319,7 +321,7 @@ def label_images(labeller: Labeller, images: Sequence[Path], out: Path, with_ove
         except (UserError, OSError) as error:
             failed.append(f"{path}: {error}".rstrip("."))
             continue
-        tqdm.write(f"{path}: {_shares(labels, labeller.classes)}", file=sys.stdout)
+        say(f"{path}: {_shares(labels, labeller.classes)}", sys.stdout)
     if failed:
         raise UserError(f"{len(failed)} of {len(images)} images not labelled: {'; '.join(failed)}.")
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from fcn.data.scenes import classification, classification_classes
 from fcn.errors import UserError
 from fcn.files import atomic_dir, write_json
 from fcn.inputs import preprocess
 from fcn.nets.fcn import FCN
+from fcn.progress import bar
 from fcn.provenance import Clock
 from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, fingerprint
 from fcn.weights.backbone import initialise
@@ -72,7 +72,7 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
     order = torch.Generator().manual_seed(task["seed"])
     model.train()
     done = 0
-    bar = tqdm(total=updates, unit="update", desc=f"pretrain {name}", mininterval=1.0)
+    progress = bar(total=updates, unit="update", desc=f"pretrain {name}")
     while done < updates:
         for index in torch.randperm(len(images), generator=order).split(task["batch"]):
             if done == updates:
@@ -84,8 +84,8 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
             optimizer.step()
             schedule.step()
             done += 1
-            bar.update()
-    bar.close()
+            progress.update()
+    progress.close()
     accuracy = _accuracy(model, definition, task)
     print(f"pretrain {name}: accuracy {accuracy:.3f} on {HELD_OUT} images", file=sys.stderr)
     about = {

@@ -46,8 +46,9 @@ def score_folders(truth: Path, pred: Path, classes: int, void: int = VOID) -> di
     truths, predictions = _label_files(truth, "--truth"), _label_files(pred, "--pred")
     missing = [name for name in truths if name not in predictions]
     if missing:
-        more = f" and of {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{pred / missing[0]}.png: no such file: the prediction{more} is missing.")
+        n = len(missing)
+        lacking = "a prediction is" if n == 1 else f"{n} predictions are"
+        raise UserError(f"{pred / missing[0]}.png: no such file; {lacking} missing.")
     extra = [name for name in predictions if name not in truths]
     if extra:
         shown = ", ".join(extra[:5]) + (", .." if len(extra) > 5 else "")

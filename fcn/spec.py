@@ -450,7 +450,9 @@ def _seeds(seeds: str | int | None) -> tuple[int, ...]:
     except ValueError:
         chosen = ()
     if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
-        raise UserError(f"seeds={seeds}: give a number of seeds (3) or a list of them (0,5,7).")
+        raise UserError(
+            f"seeds={seeds}: give a number of seeds (3) or a list of them, each once (0,5,7)."
+        )
     if len(chosen) > SEEDS_MAX or max(chosen) > SEED_MAX:
         raise UserError(f"seeds={seeds}: at most {SEEDS_MAX} seeds, none above {SEED_MAX}.")
     return chosen

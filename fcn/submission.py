@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import label_png, voc_palette
@@ -25,6 +24,7 @@ from fcn.files import atomic_file, digest, read_json, write_json
 from fcn.graphs import on_stream
 from fcn.inputs import input_names
 from fcn.nets import build
+from fcn.progress import bar
 from fcn.provenance import Clock
 from fcn.schema import CONFIG, read_yaml
 from fcn.spec import Run
@@ -122,9 +122,7 @@ def submit(
     def labelled() -> Iterator[tuple[str, np.ndarray]]:
         batches = loader(dataset, [[i] for i in range(len(dataset))], workers, False)
         with torch.inference_mode(), on_stream(device), arithmetic(run.precision, device):
-            for batch in tqdm(
-                batches, run.id, len(dataset), unit="img", mininterval=1.0, dynamic_ncols=True
-            ):
+            for batch in bar(batches, run.id, len(dataset), unit="img"):
                 yield batch["id"][0], labeller(batch)["semantic"][0].cpu().numpy()
 
     number = competition(run, runs, year)

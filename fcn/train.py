@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fcn.data.dataset import SegmentationSet
 from fcn.data.stream import Changed, groups_of_update, image_order, loader
@@ -23,6 +22,7 @@ from fcn.inputs import class_weights, count_pixels, net_input
 from fcn.loss import batch_loss
 from fcn.nets import FCN, build
 from fcn.optim import CaffeSGD, learning_rate
+from fcn.progress import bar, say
 from fcn.provenance import Clock
 from fcn.spec import RECIPE_OPTIONS, Run
 from fcn.weights.backbone import initialise, start
@@ -150,8 +150,14 @@ class Training:
         }
 
     def save_checkpoint(self) -> None:
-        with atomic_file(self.checkpoint) as temporary:
-            torch.save(self.state(), temporary)
+        try:
+            with atomic_file(self.checkpoint) as temporary:
+                torch.save(self.state(), temporary)
+        except RuntimeError as error:  # how PyTorch says that the disk is full
+            reason = str(error).split("\n")[0]
+            raise UserError(
+                f"{self.checkpoint}: cannot be written ({reason}); is the disk full?"
+            ) from None
 
     def restore(self) -> bool:
         """Continue from the checkpoint of the same configuration, if there is one.
@@ -164,7 +170,8 @@ class Training:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(
-                f"{self.checkpoint}: not a readable checkpoint ({error}); if the file is damaged, "
+                f"{self.checkpoint}: not a readable checkpoint "
+                f"({str(error) or type(error).__name__}); if the file is damaged, "
                 "delete it to start anew."
             ) from None
         if state.get("origin", self.origin) != self.origin:  # older ones do not say
@@ -426,27 +433,25 @@ def run_loop(training: Training, data_dir: Path, workers: int, stop_after: int |
     training.net.train()
     saved = time.perf_counter()
     started = saved - training.seconds
-    bar = tqdm(
+    progress = bar(
         total=training.updates * training.batch,
         initial=training.update * training.batch,
         unit="img",
         desc=f"{run.id} seed {training.seed}",
-        mininterval=1.0,
-        dynamic_ncols=True,
     )
     first = training.update
     # Backward passes need to know of TF32 too.
-    with bar, on_stream(device), tf32(recipe["precision"] == "tf32"):
+    with progress, on_stream(device), tf32(recipe["precision"] == "tf32"):
         while training.update < training.updates:
             training.step(batches)
-            bar.update(training.batch)
+            progress.update(training.batch)
             last = training.update == training.updates
             stopping = stop_after is not None and training.update - first >= stop_after
             seen = training.update * training.batch
             validating = bool(every) and (last or seen // every > (seen - training.batch) // every)
             if training.update % LOG_EVERY == 0 or last:
                 loss = training.log(started)
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if validating and validation_set is not None:
                 paused = _now(device)
                 training.seconds = paused - started
@@ -476,10 +481,9 @@ def _validate(training: Training, dataset: SegmentationSet, workers: int) -> Non
         workers,
     )
     found = done.matrices[training.run.labels[0]].scores()
-    tqdm.write(
+    say(
         f"{training.run.id} seed {training.seed}: mean IU {found.mean_iu or 0:.4f} after "
-        f"{training.update * training.batch} images, {training.seconds:.0f} s",
-        file=sys.stderr,
+        f"{training.update * training.batch} images, {training.seconds:.0f} s"
     )
     training.validation.append(
         {

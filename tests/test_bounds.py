@@ -16,11 +16,11 @@ from fcn.bounds import (
     FACTORS,
     METHODS,
     VOIDS,
+    Truth,
     bounds,
     bounds_of_folder,
     mean_iu,
     reduced_size,
-    resampled,
     upper_bounds,
 )
 from fcn.data.labels import write_label
@@ -63,6 +63,13 @@ def plain(label, classes, factor, method, void):
         maps = torch.eye(maps.shape[1])[maps.argmax(1)].permute(0, 3, 1, 2)
     mode = "nearest-exact" if up == "nearest" else "bilinear"
     return F.interpolate(maps, label.shape, mode=mode)[0].argmax(0)
+
+
+def resampled(label: np.ndarray, classes: int, factor: int, method: str, void: str) -> torch.Tensor:
+    """The truth reduced by ``factor`` and enlarged again, as `upper_bounds` does."""
+    down, up = method.split(", ")
+    truth = Truth(label, classes, void)
+    return truth.enlarged(truth.reduced(factor, down), up)
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fcn.errors import UserError
-from fcn.weights.caffemodel import Layer, LoadReport, load_into, read, to_shape, write
+from fcn.weights.caffemodel import Layer, LoadReport, load_into, read, to_shape
+from tests.caffemodel_writer import write
 
 MIRROR = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mirror"
 

@@ -91,7 +91,7 @@ PREDICT = ["predict", "--net", "voc-fcn32s", "--out", "out", "label.png", "--wei
         (["plan", "--seeds", "a,b"], "seeds=a,b: give a number of seeds"),
         (["preflight", "--mirror", "empty", "--device", "cpu"], "the mirror empty lacks"),
         (["preflight", "--suite", "demo", "--device", "tpu"], "device=tpu is not one of"),
-        ([*PREDICT, "gone.caffemodel"], "gone.caffemodel: cannot be read"),
+        ([*PREDICT, "gone.caffemodel"], "gone.caffemodel: no such file"),
         ([*PREDICT, "label.png"], "label.png: truncated, or not a caffemodel"),
         ([*SCORE, "empty", "--pred", "."], "--truth empty: no PNG files in it"),
         ([*SCORE, ".", "--pred", "gone"], "--pred gone: no such folder"),

@@ -74,6 +74,12 @@ class Checkout:
     def write(self, suite: str) -> None:
         (self.place / "tiny.yaml").write_text(suite)
 
+    def planned(self, *targets: str) -> str:
+        """What a dry run would do."""
+        done = self.snakemake("-n", *targets)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def snakemake(
         self, *arguments: str, path: str = "", env: dict | None = None
     ) -> subprocess.CompletedProcess[str]:
@@ -147,21 +153,42 @@ def test_a_copied_checkout_retrains_nothing(finished: Checkout, tmp_path: Path) 
         assert f"rule {rule}:" not in done.stdout + done.stderr
 
 
+def test_a_deleted_result_is_made_again(finished: Checkout) -> None:
+    path = finished.place / "results/scenes/other/seed0/metrics.json"
+    kept = path.read_bytes()
+    try:
+        path.unlink()
+        jobs = finished.planned()
+        assert "rule evaluate" in jobs and "run=other" in jobs and "rule report" in jobs
+        assert "rule train" not in jobs
+    finally:
+        path.write_bytes(kept)
+    assert "Nothing to be done" in finished.planned() + finished.snakemake("-n").stderr
+
+
+def test_what_only_looks_needs_no_cores(finished: Checkout) -> None:
+    """After a kill Snakemake itself asks for ``snakemake --unlock``."""
+    for option in ("--unlock", "--summary", "--rulegraph"):
+        command = [sys.executable, "-m", "snakemake", option, "--config", "suite=tiny.yaml"]
+        done = subprocess.run(command, cwd=finished.place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_changed_run_reruns_itself_and_what_depends_on_it(finished: Checkout) -> None:
     try:
         finished.write(SUITE.replace("recipe: {mirror: true}", "recipe: {mirror: true, jitter: 2}"))
-        jobs = finished.snakemake("-n").stdout
+        jobs = finished.planned()
         assert "run=other" in jobs
         assert "run=a32s" not in jobs and "run=a16s" not in jobs and "rule prepare" not in jobs
         finished.write(SUITE.replace("validate: 12", "validate: 12, score_rate: 2"))
-        jobs = finished.snakemake("-n").stdout
+        jobs = finished.planned()
         assert all(f"run={name}" in jobs for name in ("a32s", "a16s", "other"))
         finished.write(SUITE.replace("title: A", "title: Renamed"))
-        jobs = finished.snakemake("-n").stdout
+        jobs = finished.planned()
         assert "rule report" in jobs and "rule train" not in jobs
         words = "scenes: {title: Streets, terms: free, reader"
         finished.write(SUITE.replace("scenes: {reader", words))
-        assert "rule prepare" not in finished.snakemake("-n").stdout
+        assert "rule prepare" not in finished.planned()
     finally:
         finished.write(SUITE)
 

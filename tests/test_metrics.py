@@ -30,7 +30,7 @@ def tensors(truth, prediction, dtype=torch.uint8) -> tuple[torch.Tensor, torch.T
     return torch.tensor(truth, dtype=dtype), torch.tensor(prediction, dtype=dtype)
 
 
-def slow_scores(classes, truth, prediction, present_only):
+def slow_scores(classes, truth, prediction):
     """The definitions, pixel by pixel and in exact fractions."""
     pairs = [(t, p) for t, p in zip(truth, prediction, strict=True) if t < classes]
     accuracies, ius, per_class, weighted = [], [], [], Fraction(0)
@@ -42,7 +42,7 @@ def slow_scores(classes, truth, prediction, present_only):
         if own:
             accuracies.append(Fraction(both, own))
             weighted += Fraction(own, len(pairs)) * Fraction(both, either)
-        if either and (own or not present_only):
+        if either:
             ius.append(Fraction(both, either))
     return {
         "pixel_accuracy": Fraction(sum(t == p for t, p in pairs), len(pairs)) if pairs else None,
@@ -60,11 +60,11 @@ def assert_close(expected, found):
         assert math.isclose(float(expected), found, rel_tol=1e-12, abs_tol=1e-15)
 
 
-@given(case=labelled(), present_only=st.booleans())
-def test_scores_equal_the_definitions(case, present_only):
+@given(case=labelled())
+def test_scores_equal_the_definitions(case):
     classes, truth, prediction = case
-    found = asdict(scores(confusion(*tensors(truth, prediction), classes), present_only))
-    expected = slow_scores(classes, truth, prediction, present_only)
+    found = asdict(scores(confusion(*tensors(truth, prediction), classes)))
+    expected = slow_scores(classes, truth, prediction)
     for expected_iu, found_iu in zip(
         expected.pop("per_class_iu"), found.pop("per_class_iu"), strict=True
     ):
@@ -155,16 +155,15 @@ def test_a_class_that_is_nowhere_is_skipped():
 
 def test_a_class_that_is_only_predicted_counts_as_zero_in_mean_iu_alone():
     matrix = np.array([[2, 0, 1], [0, 1, 0], [0, 0, 0]])
-    strict, lenient = scores(matrix), scores(matrix, present_only=True)
-    assert strict.per_class_iu == lenient.per_class_iu == [2 / 3, 1.0, 0.0]
+    strict = scores(matrix)
+    assert strict.per_class_iu == [2 / 3, 1.0, 0.0]
     assert_close(Fraction(5, 9), strict.mean_iu)
-    assert_close(Fraction(5, 6), lenient.mean_iu)
     assert_close(Fraction(5, 6), strict.mean_accuracy)
     assert_close(Fraction(3, 4) * Fraction(2, 3) + Fraction(1, 4), strict.frequency_weighted_iu)
 
 
 def test_a_missed_class_counts_as_zero_in_both_means():
-    found = scores(np.array([[3, 0], [1, 0]]), present_only=True)
+    found = scores(np.array([[3, 0], [1, 0]]))
     assert found.mean_accuracy == 0.5 and found.mean_iu == 0.375
     assert found.per_class_iu == [0.75, 0.0]
 

@@ -10,8 +10,9 @@ from torch import nn
 from fcn.nets import build
 from fcn.nets.trunks import build_trunk
 from fcn.spec import NET_DEFAULTS, load_suite
-from fcn.weights.caffemodel import load_into, read, write
+from fcn.weights.caffemodel import load_into, read
 from tests import caffe_oracle
+from tests.caffemodel_writer import write
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 TOLERANCE = 1e-5  # of the largest score, float32

@@ -371,3 +371,19 @@ def test_a_record_of_another_form_is_told(text, suite, tmp_path):
     (folder / "train.json").write_text(text)
     with pytest.raises(UserError, match=r"train\.json: not written by this program"):
         plan.plan(suite, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("word", ["architecture", "data/prepared/voc2012/dataset.json"])
+def test_what_needs_no_run_needs_no_gpu(suite, tmp_path, word, monkeypatch):
+    monkeypatch.setattr(plan, "_gpus_present", lambda: 0)
+    plan.preflight(suite, "auto", None, tmp_path, tmp_path / "results", ["--cores", "1", word])
+    assert plan.wanted(suite, ["--config", "data_dir=/x/prepared/y"])[0] != []
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_starts(suite, tmp_path):
+    mine = {"reader": "folder", "path": str(tmp_path / "gone"), "classes": ["a"], "splits": {}}
+    own = replace(suite, datasets={**suite.datasets, "voc2012": mine})
+    assert "data set voc2012: path" in refused(own, "cpu", None, tmp_path / "data")
+    with pytest.raises(UserError, match="no target 'tabel1'; did you mean table1"):
+        plan.check_targets(load_suite("demo"), ["tabel1"])
+    plan.check_targets(load_suite("demo"), ["table1", "architecture", "results/a/b", "all"])

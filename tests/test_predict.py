@@ -17,6 +17,7 @@ from fcn.nets.padded import PaddedTrunk, for_inference
 from fcn.weights import caffemodel
 from fcn.weights.backbone import initialise
 from fcn.weights.named import named_tensors, read, save
+from tests.caffemodel_writer import write
 
 BGR = {"order": "bgr", "mean": [104.0, 117.0, 123.0], "std": [1.0, 1.0, 1.0]}
 RGB = {"order": "rgb", "mean": [120.0, 110.0, 100.0], "std": [50.0, 60.0, 70.0]}
@@ -53,7 +54,7 @@ def write_caffemodel(path, net, leave_out=(), extra=()):
         elif f"{name}.bias" in tensors:
             blobs.append(tensors[f"{name}.bias"].detach().numpy())
         layers.append(caffemodel.Layer(name, kind, blobs))
-    caffemodel.write(path, [*layers, *extra])
+    write(path, [*layers, *extra])
     return path
 
 
@@ -314,7 +315,7 @@ def test_bad_weights(googlenet, slim, tmp_path, capsys):
         tmp_path / "absent.caffemodel", googlenet[0], {"score_fr", "inception_3a/1x1"}
     )
     for name, weights, message in (
-        ("voc-fcn8s", tmp_path / "gone.caffemodel", "gone.caffemodel: cannot be read"),
+        ("voc-fcn8s", tmp_path / "gone.caffemodel", "gone.caffemodel: no such file"),
         ("voc-fcn8s", tmp_path / "gone.safetensors", "gone.safetensors: no such file"),
         ("voc-fcn8s", tmp_path / "net.prototxt", "not a binary caffemodel"),
         ("voc-fcn9s", slim[1], "did you mean"),
@@ -339,7 +340,7 @@ def test_weights_of_another_number_of_classes(googlenet, tmp_path):
         else layer
         for layer in layers
     ]
-    caffemodel.write(tmp_path / "five.caffemodel", layers)
+    write(tmp_path / "five.caffemodel", layers)
     with pytest.raises(UserError, match=r"five\.caffemodel: layer 'score_fr'"):
         predict.load("voc-fcn-googlenet", tmp_path / "five.caffemodel")
 
@@ -354,7 +355,7 @@ def test_weights_that_are_not_finite(googlenet, slim, value, tmp_path, capsys):
     blobs = [blob.copy() for blob in layers["score_fr"].blobs]
     blobs[0].flat[-1] = value
     layers["score_fr"] = caffemodel.Layer("score_fr", "Convolution", blobs)
-    caffemodel.write(tmp_path / "theirs.caffemodel", list(layers.values()))
+    write(tmp_path / "theirs.caffemodel", list(layers.values()))
     for net, name, layer in (
         ("auto", "ours.safetensors", "the weights conv1_2.bias are"),
         ("voc-fcn-googlenet", "theirs.caffemodel", "layer 'score_fr': the file's weights are"),

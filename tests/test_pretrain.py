@@ -15,8 +15,9 @@ from fcn.pretrain import pretrain
 from fcn.spec import NET_DEFAULTS, fingerprint, load_suite
 from fcn.train import train
 from fcn.weights.backbone import convert, initialise, start
-from fcn.weights.caffemodel import Layer, write
+from fcn.weights.caffemodel import Layer
 from fcn.weights.named import load_named, named_tensors, read, save
+from tests.caffemodel_writer import write
 from tests.conftest import RGB
 
 SLIM = {"padding": "tight", "width": 0.1, "hidden": 32, "fc6_kernel": 1, "dropout": 0.1}

@@ -21,6 +21,7 @@ from fcn.train import train
 from fcn.weights import caffemodel
 from fcn.weights.backbone import start
 from fcn.weights.named import named_tensors
+from tests.caffemodel_writer import write
 
 CPU = torch.device("cpu")
 SUITE = load_suite("released")
@@ -81,7 +82,7 @@ def weights_of(name, tensors, classes, rng):
 def write_archive(data_dir, archive, layers):
     place = data_dir / "archives" / archive
     place.parent.mkdir(parents=True, exist_ok=True)
-    caffemodel.write(place, layers)
+    write(place, layers)
     about = {"name": archive, "sha256": "0" * 64, "size": place.stat().st_size, "subset": False}
     write_json(place.with_name(f"{archive}.json"), about)
     return about

@@ -12,8 +12,9 @@ from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.nets import CHANNELS, build
 from fcn.weights.backbone import first_filters, initialise, start
-from fcn.weights.caffemodel import Layer, write
+from fcn.weights.caffemodel import Layer
 from fcn.weights.named import named_tensors, save
+from tests.caffemodel_writer import write
 from tests.test_nets import configuration, slim
 
 LATE = {"inputs": ["image", "hha"], "fusion": "late"}

@@ -39,8 +39,9 @@ from fcn.train import (
     train,
 )
 from fcn.weights.backbone import initialise
-from fcn.weights.caffemodel import Layer, write
+from fcn.weights.caffemodel import Layer
 from fcn.weights.named import named_tensors, read
+from tests.caffemodel_writer import write
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

@@ -43,8 +43,6 @@ GOALS: dict[tuple[str, str], dict[str, float]] = {
     ("training", "peer_loop_tf32"): {"cuda": 4.0},
     ("demo", "plain"): {"cpu": 2.0},
 }
-STEP_GOAL_MS = 6.0  # FCN-32s heavy at VOC's sizes, on one H200
-BATCH_GOAL = 1.5  # times the floor: 8 images on a GPU
 EVALUATION_GOAL = (736, 20.0)  # images, seconds
 LOOP_GOAL = (100_000, 600.0)  # updates, seconds
 AGREEMENT_GOAL = {"fp32": 0.9999, "tf32": 0.9999, "bf16": 0.998}

@@ -172,7 +172,8 @@ def _check_mirrored(
     if not is_subset:
         raise UserError(
             f"{source}: {verify.difference('the file of the mirror', facts, definition)}; "
-            "a mirror of subsets must be declared with `mirror_is_subset=true`."
+            "a mirror of subsets must be declared with `mirror_is_subset=true` (of a stage: "
+            "--mirror-is-subset)."
         )
     listed = _mirror_sums(mirror).get(name)
     if listed not in (None, facts["sha256"]):
@@ -222,7 +223,8 @@ def _present(
         if sidecar["subset"] and not subsets_allowed:
             raise UserError(
                 f"{path}: a subset of the official archive, from {sidecar['url']}. Declare "
-                "`mirror_is_subset=true` to go on with it, or delete it to fetch the whole."
+                "`mirror_is_subset=true` (of a stage: --mirror-is-subset) to go on with it, "
+                "or delete it to fetch the whole."
             )
         whole = sidecar["subset"] or verify.verified_by(sidecar, definition)
         if whole and sidecar["size"] == path.stat().st_size:

@@ -9,10 +9,10 @@ from typing import Any
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from fcn.errors import UserError
 from fcn.files import read_json, write_json
+from fcn.progress import bar
 
 ATTEMPTS = 5  # in a row that bring nothing new
 BACKOFF_S = 1.0  # before the second attempt, doubled each time
@@ -136,18 +136,14 @@ def _receive(
 
     The content is not decoded: servers label .tgz files with a gzip encoding that is the file.
     """
-    pace = 0.5 if sys.stderr.isatty() else 30
-    with tqdm(
-        desc=name, initial=have, total=expected, unit="B", unit_scale=True, mininterval=pace,
-        delay=pace,
-    ) as bar:  # fmt: skip
+    with bar(desc=name, initial=have, total=expected, unit="B", unit_scale=True) as progress:
         try:
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 if have == 0 and HTML.match(chunk):
                     raise DownloadError(WEB_PAGE)
                 handle.write(chunk)
                 have += len(chunk)
-                bar.update(len(chunk))
+                progress.update(len(chunk))
         except urllib3.exceptions.HTTPError:
             of = "" if expected is None else f" of {expected}"
             raise _Passing(f"the connection broke after {have}{of} bytes") from None

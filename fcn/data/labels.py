@@ -96,6 +96,10 @@ def read_label(
     if image.mode in INDEX_MODES:
         values = np.asarray(image)
         return check_label(values + 0 if values.dtype == bool else values, path, classes, void)
+    if image.mode not in ("RGB", "RGBA", "CMYK", "LA", "PA"):
+        raise UserError(
+            f"{path}: a label of mode {image.mode}; store class indices as an 8-bit PNG."
+        )
     voc = np.isin(np.unique(_packed_colours(image)), _pack(voc_palette())).all()
     remedy = remedy or (
         "all its colours are PASCAL VOC's: set `colours: voc` for the data set"

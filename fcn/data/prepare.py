@@ -4,7 +4,6 @@ import csv
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,13 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from fcn.data.labels import VOID, label_png, open_image
 from fcn.data.readers import READERS, Input, Item
 from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
 from fcn.files import atomic_dir, folder_near, read_object, write_json, write_text
+from fcn.progress import bar
 from fcn.spec import UNPACKED, contents_hash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -159,8 +158,7 @@ def _leaks(splits: dict[str, list[str]]) -> list[str]:
 
 def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: str) -> Iterator[R]:
     def shown(results: Iterable[R]) -> Iterator[R]:
-        pace = 0.5 if sys.stderr.isatty() else 30
-        yield from tqdm(results, title, len(values), mininterval=pace, delay=pace)
+        yield from bar(results, title, len(values))
 
     if workers < 2 or len(values) < 64:
         yield from shown(map(function, values))

@@ -3,16 +3,14 @@
 import gzip
 import re
 import stat
-import sys
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from tqdm import tqdm
-
 from fcn.errors import UserError
+from fcn.progress import bar
 
 # Python 3.11 has the filter from 3.11.4 on; what it refuses, _check_member refuses before it.
 FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -107,5 +105,4 @@ def _check_member(path: Path, name: str) -> None:
 
 
 def _shown(members: Any, name: str) -> Any:
-    pace = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(members, f"unpack {name}", unit=" files", mininterval=pace, delay=pace)
+    return bar(members, f"unpack {name}", unit=" files")

@@ -66,7 +66,10 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     with atomic_file(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask has it: safetensors lets nobody else read
-        save_file(whole, temporary, {"fcn": json.dumps(about, sort_keys=True)})
+        try:
+            save_file(whole, temporary, {"fcn": json.dumps(about, sort_keys=True)})
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error}).") from None
         temporary.chmod(mode)
 
 

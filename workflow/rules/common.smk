@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
-from fcn.plan import SERVER_SETS, gpu_count, preflight, server_sets
+from fcn.plan import SERVER_SETS, device_problem, gpu_count, preflight, server_sets
 from fcn.schema import CONFIG, check, read_yaml, unknown
 from fcn.spec import contents_hash, fingerprint, load_suite
 
@@ -25,6 +25,7 @@ for key in ("mirror_is_subset", "partial"):  # --config key=true arrives as a st
     config[key] = str(config[key]).lower() == "true"
 DATA = str(Path(config["data_dir"]).expanduser())
 DATA_OPTION = f"--data-dir {quote(DATA)}"
+ALL_CORES = workflow.resource_settings.cores or 1  # none with --unlock, --summary, ..
 SHARES = 840  # of profiles/default: divisible by 1 to 8 GPUs
 GPUS = 0 if config["device"] == "cpu" else 1 if ":" in config["device"] else gpu_count()
 SHARE = SHARES // min(GPUS, 8) if GPUS else 0
@@ -32,7 +33,7 @@ ONLY_LOOKING = {
     "-n", "--dry-run", "--dryrun", "--lint", "-l", "--list", "--list-rules", "--dag", "--rulegraph",
     "--filegraph", "--d3dag", "--summary", "-S", "-D", "--detailed-summary", "--unlock", "--touch", "-t",
     "--cleanup-metadata", "--list-conda-envs", "--conda-create-envs-only", "--report", "--mode",
-    "--delete-all-output", "--list-input-changes", "--list-params-changes", "--list-code-changes",
+    "--delete-all-output", "--list-input-changes", "--list-params-changes",
 }
 
 
@@ -42,6 +43,8 @@ def only_looking(words):
 
 
 try:
+    if problem := device_problem(config["device"]):
+        raise UserError(problem)
     SUITE = load_suite(config["suite"], config["seeds"], config["precision"])
     if not config["partial"] and not only_looking(sys.argv[1:]):
         preflight(
@@ -51,9 +54,10 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-SUITE_OPTION = f"--suite {quote(SUITE.name)}" + "".join(
-    f" --{key} {quote(str(config[key]))}" for key in ("seeds", "precision") if config[key]
-)
+SUITE_OPTION = f"--suite {quote(SUITE.name)}"
+# What changes a run's configuration, or which runs there are.
+RUN_OPTION = SUITE_OPTION + (f" --precision {config['precision']}" if config["precision"] else "")
+RUNS_OPTION = RUN_OPTION + (f" --seeds {quote(str(config['seeds']))}" if config["seeds"] else "")
 MIRROR_OPTION = (f"--mirror {quote(config['mirror'])}" if config["mirror"] else "") + (
     " --mirror-is-subset" if config["mirror_is_subset"] else ""
 )

@@ -37,7 +37,7 @@ rule archive_of_labels:
         gpu=1,
         gpu_share=SHARE,
     shell:
-        "python -m fcn submission {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
+        "python -m fcn submission {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {RUN_OPTION} "
         "--dataset {wildcards.test} --out {output.archive} {DATA_OPTION} --device {config[device]} "
         "--threads {threads} > {log} 2>&1"
 
@@ -87,7 +87,7 @@ rule classifier:
         "logs/classifier.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1
+    threads: ALL_CORES
     resources:
         gpu=1,
         gpu_share=SHARES if GPUS else 0,

@@ -11,13 +11,15 @@ def results_of(runs):
 
 BOUNDS = [f"results/{bound['dataset']}/bounds.json" for bound in SUITE.bounds]
 CLASSIFIER = ["results/classifier.json"] if SUITE.classifier else []
-RENDER = f"python -m fcn report {SUITE_OPTION} {DATA_OPTION}"
+RESULTS = [] if config["partial"] else results_of(RUNS) + BOUNDS + CLASSIFIER
+RENDER = f"python -m fcn report {RUNS_OPTION} {DATA_OPTION}"
 
 
 rule report:
     # After a failure (onerror, below) it is rendered again from what there is.
     input:
-        [] if config["partial"] else results_of(RUNS) + BOUNDS + CLASSIFIER + ["results/architecture.json"],
+        RESULTS,
+        [] if config["partial"] else "results/architecture.json",
         "config/claims.yaml",
         "config/tables.yaml",
         "config/server_scores.yaml",

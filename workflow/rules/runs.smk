@@ -40,7 +40,7 @@ rule train:
         gpu_share=SHARE,
     priority: 10
     shell:
-        "python -m fcn train {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
+        "python -m fcn train {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {RUN_OPTION} "
         "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
@@ -66,7 +66,7 @@ rule evaluate:
         gpu_share=SHARE,
     priority: 10
     shell:
-        "python -m fcn evaluate {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
+        "python -m fcn evaluate {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {RUN_OPTION} "
         "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
@@ -84,12 +84,12 @@ rule time:
         "logs/time/{dataset}/{run}/seed{seed}.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1
+    threads: ALL_CORES
     resources:
         gpu=1,
         gpu_share=SHARES if GPUS else 0,
     shell:
-        "python -m fcn time {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {SUITE_OPTION} "
+        "python -m fcn time {wildcards.dataset}/{wildcards.run} --seed {wildcards.seed} {RUN_OPTION} "
         "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
@@ -145,4 +145,4 @@ rule architecture:
     resources:
         gpu_share=0,
     shell:
-        "python -m fcn architecture {SUITE_OPTION} > {log} 2>&1"
+        "python -m fcn architecture {RUNS_OPTION} > {log} 2>&1"
