@@ -64,6 +64,29 @@ NET_OPTIONS: dict[str, Any] = {
 }
 
 
+# Where a net can end or have a skip, and the stride there: trunks are built too late for a typo.
+_VGG = {"pool1": 2, "pool2": 4, "pool3": 8, "pool4": 16, "pool5": 32, "drop7": 32}
+_ALEXNET = {"pool1": 8, "pool2": 16, "pool5": 32, "drop7": 32}
+_GOOGLENET = {
+    "pool2/3x3_s2": 8,
+    **{f"inception_3{block}": 8 for block in "ab"},
+    "pool3/3x3_s2": 16,
+    **{f"inception_4{block}": 16 for block in "abcde"},
+    "pool4/3x3_s2": 32,
+    **{f"inception_5{block}": 32 for block in "ab"},
+    "pool5/drop_7x7_s1": 32,
+}
+FEATURES: dict[str, dict[str, int]] = {
+    "vgg16": _VGG,
+    "vgg19": _VGG,
+    "alexnet": _ALEXNET,
+    "alexnet-bvlc": _ALEXNET,
+    "alexnet-owt": _ALEXNET,
+    "googlenet": _GOOGLENET,
+    "googlenet-torchvision": _GOOGLENET,
+}
+
+
 def _own_top(net: Mapping[str, Any]) -> bool:
     """Whether a net ends where its classifier does, and not at a lower ``top``."""
     return net["top"] in (None, "drop7", "pool5/drop_7x7_s1")
@@ -361,9 +384,25 @@ def _resolve(
 
 
 def _check_needs(own: Mapping[str, Any], net: Mapping[str, Any], where: str) -> None:
-    """UserError where an entry sets an option that has no effect in the net that comes of it."""
+    """UserError where an entry sets an option that has no effect in the net that comes of it.
+
+    Or one that names a feature which the architecture lacks, or skips that do not become finer.
+    """
     usual = NET_DEFAULTS | NET_OPTIONS
     net = _merge(usual, net)
+    strides = FEATURES.get(net["architecture"], {})
+    above = ""
+    for key, name in [("top", net["top"]), *(("skips", skip) for skip in net["skips"])]:
+        if name is None or not strides:
+            continue
+        if name not in strides:
+            raise UserError(f"{where}.{key}: {unknown('feature', name, strides)}")
+        if key == "skips" and above and strides[name] >= strides[above]:
+            raise UserError(
+                f"{where}.skips: {name} has stride {strides[name]}, {above} before it "
+                f"{strides[above]}; list the skips from coarse to fine."
+            )
+        above = name
     for option, (need, met) in NET_NEEDS.items():
         if own.get(option, usual[option]) != usual[option] and not met(net):
             raise UserError(f"{where}.{option}: it has no effect without {need}; leave it out.")
@@ -555,6 +594,9 @@ class _Resolver:
         weights, inputs = self.weights(key, net, where)
         for row in entry.get("rows", []):
             self.row(row, f"{where}.rows")
+        scale = (recipe or {}).get("scale")
+        if scale and scale[0] > scale[1]:
+            raise UserError(f"{where}.recipe.scale: {scale}: the first is the least factor.")
         hidden = entry.get("mask", RUN_OPTIONS["mask"])["train"]
         if recipe and hidden != "none":
             for option, usual in (("patch_keep", 1.0), ("jitter", 0)):

@@ -10,7 +10,7 @@ from fcn.errors import UserError
 from fcn.nets import build
 from fcn.nets.trunks import TRUNKS
 from fcn.nets.upsample import Upsample
-from fcn.spec import NET_DEFAULTS, NET_NEEDS, NET_OPTIONS
+from fcn.spec import FEATURES, NET_DEFAULTS, NET_NEEDS, NET_OPTIONS
 from fcn.weights.named import load_named, named_tensors
 
 SKIPS = {
@@ -466,3 +466,10 @@ def test_every_fixed_upsampling_of_the_paper_is_fast(named_nets):
         for layer in layers:
             layer.settle()
         assert layers and not any(layer.exact for layer in layers), name
+
+
+@pytest.mark.parametrize("architecture", FEATURES)
+def test_the_features_that_a_suite_may_name_are_those_of_the_trunk(architecture):
+    net = build({**NET_DEFAULTS, **NET_OPTIONS, "architecture": architecture}, {"semantic": 2})
+    found = {name: int(net.geometries[name].stride) for name in net.streams[0].taps}
+    assert found == FEATURES[architecture]

@@ -99,6 +99,15 @@ def test_a_folder_of_ones_own(own, tmp_path):
     assert prepare("mine", definition, tmp_path / "data") == info  # again, over itself
 
 
+def test_a_split_without_a_labelled_pixel_is_refused(own, tmp_path):
+    root, definition, _ = own
+    for key in ("a", "b"):
+        write_label(root / f"SegmentationClass/{key}.png", np.full((6, 8), 11, np.uint8))
+    with pytest.raises(UserError, match=r"mine: every pixel of the semantic labels of split train"):
+        prepare("mine", definition, tmp_path / "data")
+    assert not (tmp_path / "data/prepared/mine").exists()
+
+
 def test_many_images_in_several_processes(tmp_path):
     ids = [f"{i:03}" for i in range(70)]
     tree(tmp_path / "own", ids, size=(2, 3))

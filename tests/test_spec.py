@@ -515,6 +515,36 @@ def test_an_option_without_effect_is_refused_where_it_is_set(write_suite, net, o
     assert sentence(in_a_net).endswith(f": nets.own.{option}: {need}")
 
 
+@pytest.mark.parametrize(
+    "recipe, said",
+    [
+        ({"scale": [2, 1]}, "recipe.scale: [2, 1]: the first is the least"),
+        ({"canvas": 100000}, "recipe.canvas"),
+        ({"jitter": 5000}, "recipe.jitter"),
+    ],
+    ids=str,
+)
+def test_sizes_that_no_training_can_have_are_refused(write_suite, recipe, said):
+    run = load(write_suite, {}).runs["tiny/run"]
+    change = {"recipe": {**run.config["recipe"], **recipe}}
+    assert said in sentence(write_suite({"runs": {"tiny/run": change}}))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"skips": ["pool9"]}, "net.skips: no feature 'pool9'; did you mean pool"),
+        ({"top": "fc7"}, "net.top: no feature 'fc7'"),
+        ({"skips": ["pool3", "pool4"]}, "pool4 has stride 16, pool3 before it 8; list"),
+        ({"top": "pool3", "skips": ["pool4"]}, "pool4 has stride 16, pool3 before it 8; list"),
+    ],
+    ids=str,
+)
+def test_a_feature_that_the_net_lacks_is_told_before_anything_runs(write_suite, change, said):
+    path = write_suite({"runs": {"tiny/run": {"net": {"base": "slim", **change}}}})
+    assert said in sentence(path) and ": runs.tiny/run.net." in sentence(path)
+
+
 def test_an_option_of_a_base_may_lie_idle(write_suite):
     """A truncated net has the fc6 of its base, one without skips their interpolation."""
     full = {"interpolation": "learned", "scales": {"pool3": 0.1}, "fc6_dilation": 2}

@@ -70,7 +70,8 @@ def prepare(
         with atomic_dir(place) as folder:
             write = partial(_write_item, folder=folder)
             done = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
-            rows, digests = zip(*done, strict=True)
+            rows, digests, labelled = zip(*done, strict=True)
+            _check_labelled(name, splits, dict(zip(used, labelled, strict=True)), items[used[0]])
             _write_index(folder / "index.csv", rows)
             for split, ids in splits.items():
                 write_text(folder / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in ids))
@@ -150,6 +151,19 @@ def _root(name: str, definition: dict[str, Any], data_dir: Path, base: Path) -> 
     return root
 
 
+def _check_labelled(
+    name: str, splits: dict[str, list[str]], labelled: dict[str, set[str]], first: Item
+) -> None:
+    """UserError where a split has labels and not one labelled pixel: nothing is learned of it."""
+    for split, ids in splits.items():
+        for key in first.labels:
+            if ids and not any(key in labelled[id] for id in ids):
+                raise UserError(
+                    f"data set {name}: every pixel of the {key} labels of split {split} is void; "
+                    "correct `void`, `classes` or the labels."
+                )
+
+
 def _leaks(splits: dict[str, list[str]]) -> list[str]:
     train = set(splits.get("train", []))
     shared = {held: len(train.intersection(splits.get(held, []))) for held in HELD_OUT}
@@ -171,8 +185,12 @@ def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: 
             raise
 
 
-def _write_item(item: Item, folder: Path) -> tuple[dict[str, Any], str]:
-    """Place one item's files below ``folder``; its row of the index, and their digest."""
+def _write_item(item: Item, folder: Path) -> tuple[dict[str, Any], str, set[str]]:
+    """Place one item's files below ``folder``.
+
+    Returns its row of the index, the digest of its files, and its label sets that are not all void.
+    """
+    labelled = set()
     row: dict[str, Any] = {"id": item.id, "height": 0, "width": 0}
     for key, source in item.inputs.items():
         suffix = source.suffix if isinstance(source, Path) else ".png"
@@ -194,13 +212,15 @@ def _write_item(item: Item, folder: Path) -> tuple[dict[str, Any], str]:
                 f"{key} label {label.shape[1]}x{label.shape[0]}{_turned(item.inputs['image'])}."
             )
         row[key] = f"{'labels' if key == 'semantic' else f'labels-{key}'}/{item.id}.png"
+        if (label != VOID).any():
+            labelled.add(key)
         target = folder / row[key]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(label_png(label))
     digest = hashlib.sha256()
     for key in (*item.inputs, *item.labels):
         digest.update((folder / row[key]).read_bytes())
-    return row, digest.hexdigest()
+    return row, digest.hexdigest(), labelled
 
 
 def _named(item: Item, key: str) -> str:
