@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcn.device import arithmetic
+from fcn.device import autocast
 from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.nets.conv import ConvReLU
@@ -129,7 +129,7 @@ def time_classifier(
     warmup = WARMUP_CPU if cpu else WARMUP_GPU
     trials = trials or (TRIALS_CPU if cpu else TRIALS_GPU)
     measurements: dict[str, dict[str, Any]] = {}
-    with arithmetic("fp32", device):
+    with autocast("fp32", device):
         for what, model, shape in (
             ("fcn", convolutional, (1, 3, image, image)),
             ("batch", connected, (batch, 3, crop, crop)),

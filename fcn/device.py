@@ -95,16 +95,16 @@ def tf32(on: bool) -> Iterator[None]:
 
 
 @contextmanager
-def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """A forward pass in ``fp32``, ``tf32`` or ``bf16`` (weights stay fp32).
 
     The backward pass belongs outside of it, but inside ``tf32``.
     """
-    autocast = torch.autocast(
+    reduced = torch.autocast(
         device.type,
         torch.bfloat16,
         enabled=precision == "bf16",
         cache_enabled=device.type != "cuda",  # a graph would read weights that the cache dropped
     )
-    with tf32(precision == "tf32"), autocast:
+    with tf32(precision == "tf32"), reduced:
         yield

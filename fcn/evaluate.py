@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fcn.data.dataset import JoinedSet, SegmentationSet
 from fcn.data.stream import loader
-from fcn.device import arithmetic
+from fcn.device import autocast
 from fcn.errors import UserError
 from fcn.files import atomic_file, read_json, write_json
 from fcn.graphs import Graphs, on_stream
@@ -59,7 +59,7 @@ def inference_net(net: FCN, run: Run, precision: str) -> FCN:
 class BatchLabeller:
     """Labels batches of a data set as a run infers, with weights that stay as they are.
 
-    To be called under ``arithmetic`` and, on a GPU, ``on_stream``; the labels (N, H, W) uint8 by
+    To be called under ``autocast`` and, on a GPU, ``on_stream``; the labels (N, H, W) uint8 by
     label set are good until the next call.
     """
 
@@ -97,7 +97,7 @@ def evaluate(
     with (
         torch.inference_mode(),
         on_stream(device),
-        arithmetic(precision, device),
+        autocast(precision, device),
         ThreadPoolExecutor(1) as pool,
     ):
         for batch in progress(loader(dataset, groups, workers, device.type == "cuda")):

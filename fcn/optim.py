@@ -47,8 +47,8 @@ def _of_biases(recipe: dict[str, Any], key: str, score: bool) -> float:
 class CaffeSGD:
     """Caffe's update over the parameters of a net.
 
-    ``set_rate`` is for the host; ``step`` and ``gather`` never wait for a GPU and can be recorded
-    as part of a graph (``fcn.graphs``), which reads the rate from the device.
+    ``set_rate`` is for the host; ``step`` and ``accumulate`` never wait for a GPU and can be
+    recorded as part of a graph (``fcn.graphs``), which reads the rate from the device.
     """
 
     def __init__(self, net: FCN, recipe: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ class CaffeSGD:
                 parameter.grad = None
 
     @torch.no_grad()
-    def gather(self) -> None:
+    def accumulate(self) -> None:
         """Add the gradients that the parameters hold to those of the update, and clear them."""
         taken = [p for group in self.groups for p in group["params"] if p.grad is not None]
         if not self._sums:
@@ -114,8 +114,8 @@ class CaffeSGD:
             parameter.grad = None
 
     @torch.no_grad()
-    def step_gathered(self) -> None:
-        """``step`` by the sums of what was gathered since the last update."""
+    def step_accumulated(self) -> None:
+        """``step`` by the sums of what was accumulated since the last update."""
         for parameter, total in self._sums.items():
             parameter.grad = total
         self.step()

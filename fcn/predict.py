@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fcn.data.labels import VOID, voc_palette, write_label
-from fcn.device import arithmetic, chosen
+from fcn.device import autocast, chosen
 from fcn.errors import UserError
 from fcn.files import atomic_file
 from fcn.inputs import preprocess
@@ -69,7 +69,7 @@ class Labeller:
                 raise UserError(f"{too_large} ({figures}).")
         batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
         try:
-            with torch.inference_mode(), arithmetic(self.precision, self.device):
+            with torch.inference_mode(), autocast(self.precision, self.device):
                 scores = self.fast(preprocess(batch, self.convention, self.device))["semantic"]
                 labels: np.ndarray = scores[0].argmax(0).to(torch.uint8).cpu().numpy()
         except RuntimeError as error:

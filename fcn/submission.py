@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import label_png, voc_palette
 from fcn.data.stream import loader
-from fcn.device import arithmetic
+from fcn.device import autocast
 from fcn.errors import UserError
 from fcn.evaluate import BatchLabeller, check_sizes
 from fcn.files import atomic_file, digest, read_json, write_json
@@ -121,7 +121,7 @@ def submit(
 
     def labelled() -> Iterator[tuple[str, np.ndarray]]:
         batches = loader(dataset, [[i] for i in range(len(dataset))], workers, False)
-        with torch.inference_mode(), on_stream(device), arithmetic(run.precision, device):
+        with torch.inference_mode(), on_stream(device), autocast(run.precision, device):
             for batch in bar(batches, run.id, len(dataset), unit="img"):
                 yield batch["id"][0], labeller(batch)["semantic"][0].cpu().numpy()
 

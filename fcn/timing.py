@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fcn.device import arithmetic
+from fcn.device import autocast
 from fcn.evaluate import BatchLabeller, inference_net, score_maps
 from fcn.files import read_json, write_json
 from fcn.graphs import AFTER, Graphs, on_stream
@@ -105,7 +105,7 @@ def time_run(
             plan.append((f"synchronised{mark}", forward, precision, warm, trials, False))
             plan.append((f"with_transfer{mark}", labels, precision, warm, trials, True))
         for name, made, precision, warmup, count, transfer in plan:
-            with arithmetic(precision, device):
+            with autocast(precision, device):
                 protocols[name] = measure(made(precision), device, warmup, count) | {
                     "precision": precision,
                     "device": str(device),

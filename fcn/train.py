@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fcn.data.dataset import SegmentationSet
-from fcn.data.stream import Changed, groups_of_update, image_order, loader
-from fcn.device import arithmetic, tf32
+from fcn.data.stream import AugmentedSet, groups_of_update, image_order, loader
+from fcn.device import autocast, tf32
 from fcn.errors import UserError
 from fcn.evaluate import check_sizes, evaluate, load_set
 from fcn.files import atomic_file, digest, read_json, write_json
@@ -30,7 +30,7 @@ from fcn.weights.named import named_tensors, save
 
 LOG_EVERY = 20  # updates; the authors' solvers have display and average_loss 20
 CHECKPOINT_SECONDS = 120.0
-DIVERGED = 20.0  # times the loss of guessing: a net that does worse than no net at all
+DIVERGED = 20.0  # times the loss of chance: a net that does worse than no net at all
 LOSS_FIELDS = ("update", "images", "seconds", "loss", "learning_rate")
 VALIDATION_FIELDS = (
     "update",
@@ -44,14 +44,14 @@ VALIDATION_FIELDS = (
 
 
 class Diverged(UserError):
-    """The loss is not finite, or far above that of guessing; ``loss`` per pixel at ``update``."""
+    """The loss is not finite, or far above that of chance; ``loss`` per pixel at ``update``."""
 
     def __init__(self, message: str, update: int, loss: float) -> None:
         super().__init__(message)
         self.update, self.loss = update, loss
 
 
-def guessing(loss: str, classes: int) -> float:
+def chance_loss(loss: str, classes: int) -> float:
     """The loss per pixel of a net that scores all classes 0."""
     return classes * math.log(2) if loss == "sigmoid" else math.log(max(2, classes))
 
@@ -96,7 +96,7 @@ class Training:
         self.validation: list[dict[str, Any]] = []
         order = image_order(len(dataset), self.updates * self.batch, recipe["sampling"], seed)
         cells = net.head(run.labels[0]).cells
-        self.stream = Changed(
+        self.stream = AugmentedSet(
             dataset,
             order,
             seed,
@@ -129,7 +129,7 @@ class Training:
                 self.class_weights[task] = class_weights(counts).to(device)
         classes = max(len(names) for names in dataset.classes.values())
         heaviest = [float(weights.max()) for weights in self.class_weights.values()]
-        self.limit = DIVERGED * guessing(recipe["loss"], classes) * max([1.0, *heaviest])
+        self.limit = DIVERGED * chance_loss(recipe["loss"], classes) * max([1.0, *heaviest])
         # Of the updates since the last row of the log: loss and valid pixels, kept on the device.
         self.losses = torch.zeros(LOG_EVERY, 2, dtype=torch.float64, device=device)
 
@@ -198,7 +198,7 @@ class Training:
         Returns:
             (2,) float64: its summed loss and its valid pixels.
         """
-        with arithmetic(self.recipe["precision"], self.device):
+        with autocast(self.recipe["precision"], self.device):
             scores = self.net(image)
         objective: Tensor | float = 0.0
         seen = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -223,7 +223,7 @@ class Training:
 
     def _part(self, image: Tensor, *truths: Tensor) -> Tensor:
         seen = self._passes(image, *truths)
-        self.optimizer.gather()
+        self.optimizer.accumulate()
         return seen
 
     def step(self, batches: Any) -> None:
@@ -239,7 +239,7 @@ class Training:
             truths = [batch[task].to(self.device, non_blocking=True) for task in self.run.labels]
             slot += (self.whole if len(groups) == 1 else self.part)(image, *truths)
         if len(groups) > 1:
-            self.optimizer.step_gathered()
+            self.optimizer.step_accumulated()
         self.update += 1
 
     def log(self, started: float) -> float:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fcn.__main__ import main
-from fcn.device import arithmetic, chosen, tf32
+from fcn.device import autocast, chosen, tf32
 from fcn.evaluate import evaluate_run
 from fcn.graphs import Graphs, on_stream
 from fcn.nets import build
@@ -150,7 +150,7 @@ def test_a_fused_rectifier_is_the_plain_one(channels, stride, dilation):
     true_x = x.detach().double().requires_grad_()
     ours = layer.to(GPU)
     our_x = x.detach().to(GPU).requires_grad_()
-    with arithmetic("bf16", GPU):
+    with autocast("bf16", GPU):
         assert ours._fuses(our_x)
         found = ours(our_x)
     expected = plain(true_x)

@@ -7,7 +7,7 @@ import tempfile
 import pytest
 import torch
 
-from fcn.device import arithmetic, chosen, tf32
+from fcn.device import autocast, chosen, tf32
 from fcn.errors import UserError
 
 FREE = {0: 10, 1: 30, 2: 20}
@@ -135,7 +135,7 @@ def test_a_gpu_that_pytorch_cannot_use_is_told(no_gpu, monkeypatch, name, cuda, 
 @pytest.mark.parametrize("precision, bits", [("fp32", 23), ("tf32", 23), ("bf16", 7)])
 def test_arithmetic_on_the_cpu(precision, bits):
     x = torch.full((1, 1), 1 + 2.0**-10)
-    with arithmetic(precision, torch.device("cpu")):
+    with autocast(precision, torch.device("cpu")):
         y = torch.nn.functional.linear(x, torch.ones(1, 1))
     assert (y.item() == x.item()) is (bits > 10)
 
@@ -152,14 +152,14 @@ def test_flags_hold_inside_and_are_given_back(before):
     try:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
         for precision in ("fp32", "tf32", "bf16"):
-            with arithmetic(precision, torch.device("cpu")):
+            with autocast(precision, torch.device("cpu")):
                 assert flags() == (precision == "tf32", False)
                 assert torch.is_autocast_enabled("cpu") is (precision == "bf16")
                 with tf32(False):
                     assert flags() == (False, False)
                 assert flags() == (precision == "tf32", False)
             assert flags() == before
-        with pytest.raises(RuntimeError), arithmetic("tf32", torch.device("cpu")):
+        with pytest.raises(RuntimeError), autocast("tf32", torch.device("cpu")):
             raise RuntimeError("out of memory")
         assert flags() == before
     finally:

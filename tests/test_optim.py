@@ -246,8 +246,8 @@ def test_gathered_gradients_are_their_sum(groups, seed):
         each = [random_gradients(whole, rng) for _ in range(groups)]
         for gradients in each:
             give(parts, gradients)
-            several.gather()
-        several.step_gathered()
+            several.accumulate()
+        several.step_accumulated()
         give(whole, [sum(g) for g in zip(*each, strict=True)])
         one.step()
     for (_, p, _), (_, q, _) in zip(parameters(whole), parameters(parts), strict=True):

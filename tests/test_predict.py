@@ -9,7 +9,7 @@ from torch import nn
 from fcn import predict
 from fcn.__main__ import main
 from fcn.data.labels import VOID, voc_palette
-from fcn.device import arithmetic
+from fcn.device import autocast
 from fcn.errors import UserError
 from fcn.inputs import preprocess
 from fcn.nets import build
@@ -148,7 +148,7 @@ def test_labels_are_those_of_evaluation(slim, precision):
     for size in ((60, 80), (33, 47)):
         image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
         x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-        with torch.inference_mode(), arithmetic(precision, predict.CPU):
+        with torch.inference_mode(), autocast(precision, predict.CPU):
             scores = fixed(preprocess(x, RGB, predict.CPU))["semantic"]
         np.testing.assert_array_equal(labeller(image), scores[0].argmax(0).numpy())
 

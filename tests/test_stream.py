@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fcn.data.dataset import SegmentationSet
 from fcn.data.stream import (
     GROUP_PIXELS,
-    Changed,
+    AugmentedSet,
     cell_of_pixels,
     groups_of_update,
     image_order,
@@ -102,7 +102,7 @@ class Marked:
 
 
 def changed(images, count=300, seed=7, **change):
-    return Changed(images, np.zeros(count, np.int64), seed, **change)
+    return AugmentedSet(images, np.zeros(count, np.int64), seed, **change)
 
 
 def test_mirror_takes_image_and_label_alike():
@@ -215,7 +215,7 @@ def test_about_p_of_the_cells_stay(keep):
 
 def test_void_stays_void_and_nothing_else_changes(data_dir):
     images = SegmentationSet(data_dir / "prepared" / "tiny", "train")
-    stream = Changed(images, np.arange(8), 0, keep=0.5, cells=(8, 3.5))
+    stream = AugmentedSet(images, np.arange(8), 0, keep=0.5, cells=(8, 3.5))
     for i in range(8):
         before, after = images[i], stream[i]
         assert torch.equal(before["image"], after["image"])
@@ -230,7 +230,7 @@ def test_void_stays_void_and_nothing_else_changes(data_dir):
 def test_workers_change_nothing(data_dir):
     images = SegmentationSet(data_dir / "prepared" / "tiny", "train")
     order = image_order(8, 16, "epochs", 3)
-    stream = Changed(images, order, 3, mirror=True, jitter=5, keep=0.5, cells=(8, 3.5))
+    stream = AugmentedSet(images, order, 3, mirror=True, jitter=5, keep=0.5, cells=(8, 3.5))
     groups = [
         group
         for start in range(0, 16, 4)
@@ -260,7 +260,7 @@ def test_what_is_wrong_with_an_image_is_one_sentence(workers):
             return super().__getitem__(index)
 
     images: Any = Broken(4, 6)
-    stream = Changed(images, np.arange(4), 0)
+    stream = AugmentedSet(images, np.arange(4), 0)
     batches = loader(stream, [[0], [1, 2], [3]], workers, False)
     assert len(next(batches)["id"]) == 1
     with pytest.raises(UserError) as caught:
@@ -274,8 +274,8 @@ def test_what_is_wrong_with_an_image_is_one_sentence(workers):
 def test_scale_resizes_image_and_label_alike_to_the_size_that_was_told(data_dir):
     images = SegmentationSet(data_dir / "prepared" / "tiny", "train")
     order = image_order(len(images), 12, "replacement", 0)
-    plain = Changed(images, order, 5)
-    stream = Changed(images, order, 5, scale=(0.5, 2.0))
+    plain = AugmentedSet(images, order, 5)
+    stream = AugmentedSet(images, order, 5, scale=(0.5, 2.0))
     seen = set()
     for position in range(12):
         item, native = stream[position], plain[position]
@@ -322,8 +322,8 @@ def test_canvas_adds_void_below_and_right_and_nothing_else(data_dir):
     images = SegmentationSet(data_dir / "prepared" / "tiny", "train")
     order = image_order(len(images), 12, "replacement", 0)
     options: dict[str, Any] = {"mirror": True, "jitter": 4, "keep": 0.5}
-    plain = Changed(images, order, 5, **options)
-    stream = Changed(images, order, 5, **options, canvas=32)
+    plain = AugmentedSet(images, order, 5, **options)
+    stream = AugmentedSet(images, order, 5, **options, canvas=32)
     for position in range(12):
         item, native = stream[position], plain[position]
         height, width = native["semantic"].shape
@@ -333,7 +333,7 @@ def test_canvas_adds_void_below_and_right_and_nothing_else(data_dir):
             assert torch.equal(item[key][..., :height, :width], native[key])
         assert (item["semantic"][height:] == VOID).all()
         assert (item["semantic"][:, width:] == VOID).all()
-    both = Changed(images, order, 5, scale=(0.5, 2.0), canvas=16)
+    both = AugmentedSet(images, order, 5, scale=(0.5, 2.0), canvas=16)
     for position in range(12):
         size = both.size(position)
         assert size[0] % 16 == size[1] % 16 == 0

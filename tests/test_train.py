@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fcn.train as training
 from fcn.__main__ import main
 from fcn.data.labels import VOID
-from fcn.data.stream import Changed, image_order
+from fcn.data.stream import AugmentedSet, image_order
 from fcn.errors import UserError
 from fcn.evaluate import evaluate_run, load_set
 from fcn.files import digest, read_json
@@ -35,7 +35,7 @@ from fcn.train import (
     LOG_EVERY,
     Diverged,
     Training,
-    guessing,
+    chance_loss,
     train,
 )
 from fcn.weights.backbone import initialise
@@ -365,7 +365,7 @@ def test_divergence_stops_with_a_sentence(
 
 
 def test_the_weights_of_classes_are_no_divergence(make_run, data_dir, tmp_path, monkeypatch):
-    """A balanced loss may be the largest weight times that of guessing, and more."""
+    """A balanced loss may be the largest weight that of chance, and more."""
     run = make_run(recipe={"base": "short", "images": 40, "class_balance": True})
     seen = []
     init = Training.__init__
@@ -415,7 +415,7 @@ def test_divergence_leaves_evidence_until_the_next_start(make_run, data_dir, tmp
 def test_guessing_is_the_loss_of_scores_that_say_nothing(kind, classes):
     truth = torch.randint(0, classes, (1, 8, 8), dtype=torch.uint8)
     losses = pixel_losses(torch.zeros(1, classes, 8, 8), truth, kind)
-    assert guessing(kind, classes) == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert chance_loss(kind, classes) == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
@@ -631,7 +631,7 @@ def test_the_first_update_by_hand(make_run, data_dir, tmp_path, change, entry):
     initialise(net, 0)
     keep = change.get("patch_keep", 1.0)
     count = round(2 / keep)
-    stream = Changed(
+    stream = AugmentedSet(
         dataset,
         image_order(8, count, "epochs", 0),
         0,

@@ -18,7 +18,7 @@ from fcn.bench.paired import Samples, alternate, ratio
 from fcn.bench.plain import Peer, PlainFCN, plain_step
 from fcn.data.dataset import SegmentationSet, measure_loading
 from fcn.data.labels import VOID
-from fcn.device import arithmetic, tf32
+from fcn.device import autocast, tf32
 from fcn.errors import UserError
 from fcn.evaluate import evaluate
 from fcn.graphs import AFTER, Graphs
@@ -88,7 +88,7 @@ def warmup(device: torch.device) -> int:
 
 def _within(call: Callable[[], object], precision: str, device: torch.device) -> Callable[[], None]:
     def run() -> None:
-        with arithmetic(precision, device):
+        with autocast(precision, device):
             call()
 
     return run
@@ -174,7 +174,7 @@ def inference(
         if device.type == "cuda" and precision == "bf16":
             calls["bf16_calls"] = _within(partial(fast, x), precision, device)
             labels["bf16_calls"] = "ours, bf16, call by call"
-        with torch.inference_mode(), arithmetic(precision, device):
+        with torch.inference_mode(), autocast(precision, device):
             outputs[precision] = fast(x)["semantic"]
     with torch.inference_mode():
         whole = exact(x)["semantic"]
@@ -216,7 +216,7 @@ def our_step(
     net.train()
 
     def update(image: Tensor, truth: Tensor) -> Tensor:
-        with arithmetic(precision, image.device):
+        with autocast(precision, image.device):
             scores = net(image)
         objective, summed, _ = batch_loss(
             scores["semantic"], truth, recipe["loss"], recipe["normalize"]
@@ -336,7 +336,7 @@ def agreement(
                 item = dataset[i]
                 truth = item["semantic"][None].to(device)
                 x = preprocess(item["image"][None], about["input"], device)
-                with arithmetic("fp32" if name == "reference" else name, device):
+                with autocast("fp32" if name == "reference" else name, device):
                     found[name] = variant(x)["semantic"].argmax(1).to(torch.uint8)
                 counts[name].update(truth, found[name])
                 if device.type == "cuda":

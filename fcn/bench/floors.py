@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fcn.device import arithmetic
+from fcn.device import autocast
 from fcn.loss import batch_loss
 from fcn.nets import FCN, build
 from fcn.nets.norm import LocalResponseNorm
@@ -191,7 +191,7 @@ def ceilings(device: torch.device, trials: int = 7) -> dict[str, float]:
                 lambda i=image, k=kernel: F.conv2d(i, k, padding=1),  # type: ignore[misc]
             ),
         ]
-        with torch.inference_mode(), arithmetic("tf32" if precision == "tf32" else "fp32", device):
+        with torch.inference_mode(), autocast("tf32" if precision == "tf32" else "fp32", device):
             found[precision] = max(
                 flop / measure(call, device, 1, trials)["min_ms"] * 1e3 for flop, call in calls
             )

@@ -41,7 +41,7 @@ def groups_of_update(positions: Sequence[int], sizes: Sequence[tuple[int, int]])
     return [group for lists in by_size.values() for group in lists]
 
 
-class Changed(Dataset[dict[str, Any]]):
+class AugmentedSet(Dataset[dict[str, Any]]):
     """The training sequence: item ``position`` is an image of the set, mirrored, moved, masked.
 
     With ``canvas`` > 1 each lies in the upper left of a canvas whose sides are its multiples, void
