@@ -16,18 +16,18 @@ from fcn.data.dataset import JoinedSet, SegmentationSet
 from fcn.data.stream import loader
 from fcn.device import autocast
 from fcn.errors import UserError
-from fcn.files import atomic_file, read_json, write_json
+from fcn.files import atomic_file, write_json
 from fcn.graphs import Graphs, on_stream
 from fcn.inputs import input_names, net_input
 from fcn.metrics import ConfusionMatrix
-from fcn.nets import FCN, build
+from fcn.nets import FCN
 from fcn.nets.dense import dense_scores
 from fcn.nets.padded import for_inference
 from fcn.progress import bar
 from fcn.provenance import Clock
 from fcn.rle import encode_prediction, write_predictions
 from fcn.spec import Run
-from fcn.weights.named import load_named, read
+from fcn.weights.trained import load_trained
 
 
 @dataclass
@@ -161,17 +161,8 @@ def evaluate_run(
     """
     clock = Clock(device)
     folder = run.directory(results, seed)
-    trained = read_json(folder / "train.json")
-    if trained["config_hash"] != run.hash:
-        raise UserError(
-            f"{folder}: trained with configuration {trained['config_hash']}, the suite now has "
-            f"{run.hash}; train it again."
-        )
+    net, _, trained = load_trained(run, seed, results, device)
     dataset = load_set(data_dir, run, "test")
-    net = build(run.config["net"], {task: len(dataset.classes[task]) for task in run.labels})
-    tensors, _ = read(folder / "model.safetensors")
-    load_named(net, tensors, str(folder / "model.safetensors"))
-    net.to(device).to(memory_format=torch.channels_last)
     check_sizes(net, dataset)
     entries: dict[str, list[dict[str, Any]]] = {task: [] for task in run.labels}
 

@@ -20,15 +20,14 @@ from fcn.data.stream import loader
 from fcn.device import autocast
 from fcn.errors import UserError
 from fcn.evaluate import BatchLabeller, check_sizes
-from fcn.files import atomic_file, digest, read_json, write_json
+from fcn.files import atomic_file, digest, write_json
 from fcn.graphs import on_stream
 from fcn.inputs import input_names
-from fcn.nets import build
 from fcn.progress import bar
 from fcn.provenance import Clock
 from fcn.schema import CONFIG, read_yaml
 from fcn.spec import Run
-from fcn.weights.named import load_named, read
+from fcn.weights.trained import load_trained
 
 SPLIT = "test"  # of the prepared data sets voc2011test and voc2012test, which have no labels
 SHOWN = 5  # faults that a message names
@@ -99,23 +98,14 @@ def submit(
     year = year_of(test_set)
     if not out.name.endswith((".tgz", ".tar.gz")):
         raise UserError(f"--out {out}: the server takes .tgz or .tar.gz; name it so.")
-    folder = run.directory(results, seed)
-    trained = read_json(folder / "train.json")
-    if trained["config_hash"] != run.hash:
-        raise UserError(
-            f"{folder}: trained with configuration {trained['config_hash']}, the suite now has "
-            f"{run.hash}; train it again."
-        )
     if "mask" in run.config:
         raise UserError(f"{run.id}: its input is masked with the truth, which test images lack.")
-    tensors, about = read(folder / "model.safetensors")
+    net, known, trained = load_trained(run, seed, results, device)
     classes: list[str] = read_yaml(CONFIG / "datasets.yaml")["voc2012"]["classes"]
-    if about["classes"].get("semantic") != classes:
+    if known.get("semantic") != classes:
         raise UserError(f"{run.id}: its classes are not PASCAL VOC's, which the server scores.")
     dataset = SegmentationSet(data_dir / "prepared" / test_set, SPLIT, input_names(run), labels=())
-    net = build(run.config["net"], {task: len(about["classes"][task]) for task in run.labels})
-    load_named(net, tensors, str(folder / "model.safetensors"))
-    net.eval().to(device).to(memory_format=torch.channels_last)
+    net.eval()
     check_sizes(net, dataset)
     labeller = BatchLabeller(net, run, device, run.precision)
 
