@@ -602,7 +602,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # no space or no permission, a folder where a file is to be, ..
-        where = f"{error.filename}: " if error.filename else ""
+        names = [str(name) for name in (error.filename, error.filename2) if name]
+        where = f"{' to '.join(names)}: " if names else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

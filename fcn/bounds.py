@@ -23,9 +23,9 @@ from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.progress import bar
 from fcn.provenance import Clock
-from fcn.schema import CONFIG
+from fcn.schema import CONFIG, protocol
 
-FACTORS = (128, 64, 32, 16, 8, 4)  # of the paper
+FACTORS: tuple[int, ...] = tuple(protocol("bounds")["factors"])
 METHODS = {
     "nearest, nearest": "the pixel at each cell's centre; each pixel takes its cell's label",
     "nearest, bilinear": "the pixel at each cell's centre; one-hot maps enlarged bilinearly",

@@ -80,6 +80,13 @@ _Loader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent
 
 
 @cache
+def protocol(part: str) -> dict[str, Any]:
+    """A part of ``config/protocol.yaml``: how the papers measure."""
+    found: dict[str, Any] = read_yaml(CONFIG / "protocol.yaml")[part]
+    return found
+
+
+@cache
 def suite_schema() -> dict[str, Any]:
     """``config/schemas/suite.yaml``; its ``$defs`` are those of every other file's schema."""
     return read_yaml(CONFIG / "schemas" / "suite.yaml")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fcn.errors import UserError
-from fcn.schema import CONFIG, ROOT, check, read_yaml, suite_schema, unknown
+from fcn.schema import CONFIG, ROOT, check, protocol, read_yaml, suite_schema, unknown
 
 TABLES_WITHOUT_RUNS = ("bounds", "list", "other")  # kinds in config/tables.yaml
 UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
@@ -31,11 +31,9 @@ PREDICT_NETS = (
 COMMAND = ("snakemake", "--cores", "all", "--use-conda")
 VOC_PIXELS = 375 * 500  # of the image that `gflop` in config/nets.yaml is the cost of
 
-# What a net without pretrained weights is given: BGR minus the mean (the authors' data layers).
+# What a net without pretrained weights is given: BGR minus the mean.
 CAFFE_INPUT: dict[str, Any] = {
-    "order": "bgr",
-    "mean": [104.00699, 116.66877, 122.67892],
-    "std": [1.0, 1.0, 1.0],
+    key: value for key, value in protocol("input").items() if key != "source"
 }
 
 NET_DEFAULTS: dict[str, Any] = {

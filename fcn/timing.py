@@ -16,10 +16,11 @@ from fcn.graphs import AFTER, Graphs, on_stream
 from fcn.inputs import input_names, net_input
 from fcn.nets import CHANNELS, build
 from fcn.provenance import Clock
+from fcn.schema import protocol
 from fcn.spec import Run
 
-SIZE = (500, 500)  # Table 1
-PAPER_TRIALS = 20  # Table 1: "average of 20 trials"
+SIZE: tuple[int, int] = tuple(protocol("inference")["size"])
+PAPER_TRIALS: int = protocol("inference")["trials"]
 WARMUP, TRIALS = 10, 50
 
 
