@@ -17,7 +17,7 @@ from fcn.report.averages import METRICS, average
 from fcn.report.results import Results, RunResult, SeedResult, shown
 
 DRAWS = 10_000
-BLOCK = 1000  # draws whose counts are in memory together
+BLOCK = 1000  # draws that are made together
 LEVEL = 95  # percent of the draws that an interval holds
 
 
@@ -28,16 +28,16 @@ def generator(*parts: str) -> np.random.Generator:
 
 
 def image_weights(ids: Sequence[str]) -> np.ndarray:
-    """How often each image stands in each resampled test set, uint8 (DRAWS, images).
+    """How often each image stands in each resampled test set, float32 (DRAWS, images).
 
     A function of the ids alone: runs scored on the same images are resampled together.
     """
     n, random = len(ids), generator("images", *ids)
-    weights = np.empty((DRAWS, n), np.uint8)  # no image is drawn 256 times
-    for start in range(0, DRAWS, BLOCK):
+    weights = np.empty((DRAWS, n), np.float32)
+    for start in range(0, DRAWS, BLOCK):  # the draws themselves would take more memory
         drawn = random.integers(n, size=(BLOCK, n)) + n * np.arange(BLOCK)[:, None]
-        found = np.bincount(drawn.ravel(), minlength=BLOCK * n)
-        weights[start : start + BLOCK] = np.minimum(found, 255).reshape(BLOCK, n)
+        counts = np.bincount(drawn.ravel(), minlength=BLOCK * n)
+        weights[start : start + BLOCK] = counts.reshape(BLOCK, n)
     return weights
 
 
@@ -83,6 +83,7 @@ class Bootstrap:
     results: Results
     problems: list[str] = field(default_factory=list)
     _weights: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
+    _truth: dict[tuple[tuple[str, ...], bytes], np.ndarray] = field(default_factory=dict)
     _drawn: dict[tuple[str, ...], np.ndarray | None] = field(default_factory=dict)
 
     def read(
@@ -124,6 +125,15 @@ class Bootstrap:
             return None
         return ids, counts
 
+    def resampled(self, ids: tuple[str, ...], counts: np.ndarray) -> np.ndarray:
+        """Sums (DRAWS, columns) of ``counts`` (images, columns) over the resampled test sets.
+
+        In float32, to 1e-7: a test set of a thousand images is a product of millions of numbers.
+        """
+        if ids not in self._weights:
+            self._weights[ids] = image_weights(ids)
+        return (self._weights[ids] @ counts.astype(np.float32)).astype(np.float64)
+
     def of_seed(self, seed: SeedResult, task: str, metric: str, rule: str) -> np.ndarray | None:
         """Draws (DRAWS,) of one result's metric; None where ``read`` has nothing."""
         key = (str(seed.directory), task, metric, rule)
@@ -131,14 +141,16 @@ class Bootstrap:
             self._drawn[key] = None
             if found := self.read(seed, task, rule == "objects"):
                 ids, counts = found
-                if ids not in self._weights:
-                    self._weights[ids] = image_weights(ids)
-                joined, classes = np.concatenate(counts, axis=1), counts[0].shape[1]
-                parts = []
-                for block in np.split(self._weights[ids], DRAWS // BLOCK):
-                    hit, truth, predicted = np.split(block @ joined, (classes, 2 * classes), 1)
-                    parts.append(average(metric, hit, truth, predicted, rule))
-                self._drawn[key] = np.concatenate(parts)
+                own, truth = np.concatenate((counts[0], counts[2]), axis=1), counts[1]
+                hit, predicted = np.split(self.resampled(ids, own), 2, axis=1)
+                same = (ids, truth.tobytes())
+                if same not in self._truth:  # of all runs on these images, but for a few
+                    self._truth = {
+                        **dict(list(self._truth.items())[-7:]),
+                        same: self.resampled(ids, truth),
+                    }
+                truth = self._truth[same]
+                self._drawn[key] = average(metric, hit, truth, predicted, rule)
         return self._drawn[key]
 
     def draws(self, result: RunResult, origin: tuple[str, ...], rule: str) -> np.ndarray | None:
