@@ -219,10 +219,11 @@ CHANGES: dict[str, tuple[str, dict[str, set[str]]]] = {
     ),
     "pami_table3": ("FCN-32s", {"FCN-32s fixed": {"recipe.train_layers"}}),
 }
-# What differs besides, where a suite gives each row a rate of its own.
+# What differs besides: a rate of each row's own, or as many images in stages.
 BESIDES = {
     ("demo", "pami_table2"): {"recipe.learning_rate", "recipe.normalize"},
     ("laptop", "pami_table2"): {"recipe.learning_rate"},
+    ("laptop", "pami_table3"): {"weights", "recipe.images"},
     ("voc-subset", "pretraining"): {"recipe.score_rate"},
 }
 
