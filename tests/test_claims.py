@@ -869,6 +869,20 @@ def test_equal_runs_are_seldom_called_different():
     assert called / 300 < 0.06
 
 
+def test_an_inference_time_is_measured_once_whatever_the_seeds(tmp_path: Path):
+    rows = (("dense_scores", "shift-and-stitch 16"), ("dense_scores", "FCN-16s"))
+    runs = [make_run(f"voc2011/{i}", (row,), (0, 1)) for i, row in enumerate(rows)]
+    for run, ms in zip(runs, (40.0, 10.0), strict=True):
+        for seed in (0, 1):
+            folder = planted(tmp_path / "results", run, seed, 0.6)
+            timing = json.loads((folder / "timing.json").read_text())
+            timing["protocols"]["paper"]["mean_ms"] = ms
+            write(folder / "timing.json", timing)
+        (folder / "timing.json").unlink()
+    test = decided(make_suite(*runs), tmp_path, "shift-and-stitch")[0].tests[2]
+    assert (test.verdict, test.point, test.marks) == ("reproduced", 4.0, [])
+
+
 def test_times_differ_by_seed_and_stay_positive(tmp_path: Path):
     dense = make_run("voc2011/dense", (("dense_fc6", "fc6 14x14"),), (0, 1, 2))
     plain = make_run("voc2011/plain", (("dense_fc6", "FCN-16s"),), (0, 1, 2))

@@ -536,7 +536,13 @@ class _Decider:
         runs = list({r.run.id: r for s in samples.values() for r in s.runs}.values())
         drawn = [s for s in samples.values() if s.draws is not None]
         marks = []
-        seeds = min((len(run.counted) for run in runs), default=0)
+        trained = [  # an inference time is measured once, whatever the seeds
+            run
+            for letter, sample in samples.items()
+            for run in sample.runs
+            if self.time_of(test.values[letter])[:1] != ("timing",)
+        ]
+        seeds = min((len(run.counted) for run in trained), default=0)
         if seeds:
             marks.append(ONE_SEED if seeds == 1 else f"{seeds} seeds")
         if known := [s.between for s in drawn if s.between]:
