@@ -246,8 +246,8 @@ def test_a_port_takes_our_weights_and_makes_steps(port):
         net(x), torch.where(truth == 255, -100, truth.long()), reduction="sum"
     )
     step = peer.step(net, RECIPE, x, truth, with_scores=True)
-    assert step().detach() == pytest.approx(float(expected))
-    assert step() != pytest.approx(float(expected))
+    assert step() == pytest.approx(expected.item())
+    assert step() != pytest.approx(expected.item())
 
 
 def test_what_is_no_port_is_refused(tmp_path, port):
