@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import socket
+import stat
 import struct
 import tarfile
 import threading
@@ -27,6 +28,7 @@ from fcn.data.archives import extract, fetch
 from fcn.data.dataset import SegmentationSet
 from fcn.data.prepare import prepare
 from fcn.data.subsets import undeclared
+from fcn.data.verify import verified_by
 from fcn.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -675,3 +677,34 @@ def test_sbd_from_the_real_mirror(tmp_path):
     item = SegmentationSet(tmp_path / "prepared/sbd", "val")[0]
     assert item["image"].shape[1:] == item["semantic"].shape
     assert (MIRROR / name).stat().st_size == sidecar["size"]
+
+
+def test_another_right_file_is_known_by_a_digest_alone():
+    """A size is no proof, and a digest that was not measured is none either."""
+    other = {"sha384": "b" * 96, "size": 5, "why": "decoded"}
+    definition = {"sha256": "a" * 64, "accept": [other]}
+    facts = {"size": 5, "sha256": "c" * 64, "md5": "d" * 32}
+    assert verified_by(facts, definition) == ""
+    assert verified_by({**facts, "sha384": "b" * 96}, definition) == "sha384, size (decoded)"
+    assert verified_by({**facts, "size": 6}, {"size": 5}) == ""
+    assert verified_by(facts, {"size": 5}) == "size"
+
+
+def test_without_a_digest_the_answers_alone_tell_what_is_missing(server, tmp_path):
+    last = f"bytes={len(BODY) - 1}-"
+    server.scripts["/a.tar"] = [answer(stop=HALF), answer(shift=7), answer(stop=len(BODY) - 1)]
+    server.scripts["/a.tar"].append(answer())
+    sidecar = fetch("a.tar", {"urls": [url(server)]}, tmp_path)
+    assert sidecar["verified_by"] == "nothing"
+    assert (tmp_path / "archives/a.tar").read_bytes() == BODY
+    assert [asked for _, asked in server.log] == [None, f"bytes={HALF}-", None, last]
+
+
+def test_links_in_a_zip_are_refused(tmp_path):
+    link = zipfile.ZipInfo("top/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(link, "/etc")
+    with pytest.raises(UserError, match="unsafe: its member top/link is a link"):
+        unpack.unpack(path, tmp_path / "out")

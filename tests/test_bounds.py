@@ -246,3 +246,24 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, damage, options, message):
     assert run(tmp_path, tmp_path / (damage or "labels"), *options) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("how", ALL, ids=", ".join)
+def test_every_method_where_cells_hold_several_labels(how):
+    """Drawn arrays are of one label almost everywhere, and of many sizes one cell is left."""
+    label = np.random.default_rng(0).choice([0, 1, 2, VOID], (23, 31), p=[0.4, 0.3, 0.2, 0.1])
+    label = label.astype(np.uint8)
+    label[0, 0] = 0
+    for factor in (2, 3, 4, 8):
+        found = resampled(label, 3, factor, *how)
+        np.testing.assert_array_equal(found, plain(label, 3, factor, *how))
+
+
+def test_the_value_of_void_is_that_of_the_files(tmp_path):
+    (tmp_path / "labels").mkdir()
+    write_label(tmp_path / "labels/a.png", np.repeat(np.arange(3, dtype=np.uint8), 4)[None])
+    with tarfile.open(tmp_path / "labels.tar", "w") as archive:
+        archive.add(tmp_path / "labels", "place")
+    for name in ("labels", "labels.tar"):
+        found = bounds_of_folder(tmp_path / name, 2, 2, "own", "all", tmp_path / "r")
+        assert found["methods"]["nearest, nearest, void left out"]["4"] == 1.0

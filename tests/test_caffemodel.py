@@ -3,6 +3,7 @@
 import contextlib
 import struct
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -200,6 +201,7 @@ def test_every_encoding_of_the_weights(tmp_path, data, dims):
         (item(1, b"net") + item(100, item(1, b"a") + item(2, b"ReLU")), "no layer with weights"),
         (v2(b"a", shape(3) + item(5, floats([1, 2]))), r"layer 'a': a blob of shape \(3,\)"),
         (v2(b"a", shape(3)), "holds 0 values"),
+        (v2(b"a", item(3, 1) + item(4, 2) + item(5, floats([1, 2]))), r"shape \(0, 0, 1, 2\)"),
         (v2(b"a", shape(1) + item(5, floats([1]))) * 2, "two layers with weights are called 'a'"),
         (v2(b"a", shape(1) + item(5, b"12345")), "weights were expected"),
         (v2(b"a", shape(1) + item(5, floats([1])))[:-1], "truncated"),
@@ -430,3 +432,19 @@ def test_real_alexnet_says_what_it_lacks():
     report = load_into(module, read(real("bvlc_alexnet.caffemodel")))
     assert report == LoadReport(["conv1", "conv2"], ["fc6"], ["conv3", "conv4", "conv5"])
     assert module.state_dict()["conv2.weight"].abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_a_bias_of_zeros_is_no_bias():
+    layer = nn.Sequential(OrderedDict(up=nn.Conv2d(1, 1, 1, bias=False)))
+    blobs = [np.full((1, 1, 1, 1), 3, np.float32), np.zeros(1, np.float32)]
+    load_into(layer, {"up": Layer("up", "Convolution", blobs)})
+    assert layer.state_dict()["up.weight"].item() == 3
+    blobs[1][0] = 1
+    with pytest.raises(UserError, match="the file has a bias, the net has none"):
+        load_into(layer, {"up": Layer("up", "Convolution", blobs)})
+
+
+def test_another_number_of_filters_is_of_another_net():
+    with pytest.raises(UserError, match=r"'fc6': .* \(1, 1, 5, 16\), the net needs \(6, 4, 2, 2\)"):
+        to_shape(np.zeros((1, 1, 5, 16), np.float32), (6, 4, 2, 2), "fc6")

@@ -21,11 +21,21 @@ from fcn.errors import UserError
 from fcn.metrics import scores
 from fcn.report.averages import AVERAGES, METRICS, average, of_confusion
 from fcn.report.bootstrap import DRAWS, Bootstrap, image_weights, interval, mean_of_seeds
-from fcn.report.claims import Measure, Tolerance, assumed_spread, read_claims
+from fcn.report.claims import Measure, Test, Tolerance, assumed_spread, read_claims
+from fcn.report.exports import claim_records
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.results import Results, load_results
 from fcn.report.spread import Deviation, Spread, between_seeds
-from fcn.report.verdicts import ClaimView, TestView, _Decider, _reached, decide
+from fcn.report.verdicts import (
+    ClaimView,
+    TestView,
+    _Decider,
+    _level,
+    _mean_loss,
+    _reached,
+    _whole,
+    decide,
+)
 from fcn.schema import CONFIG, check, read_yaml
 from fcn.spec import Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
@@ -97,6 +107,18 @@ def raw_claims() -> dict[str, Any]:
             ("tests", 0, "values", "a"),
             {"paper": {"edition": "cvpr", "table": "Table 9", "method": "x", "metric": "y"}},
             "no number",
+        ),
+        (
+            ("tests", 0, "values", "a"),
+            {
+                "paper": {
+                    "edition": "cvpr",
+                    "table": "Table 3",
+                    "method": "SDS",
+                    "metric": "mean IU",
+                }
+            },
+            "2 numbers (name the dataset)",
         ),
         (("tests", 0, "unit"), "miles", "miles"),
         (("by_test",), "tests/x.py", "skip-pool4"),
@@ -644,6 +666,7 @@ def test_only_the_seeds_that_all_runs_have_are_compared(tmp_path: Path):
     high = replace(high, seeds=(2,))
     test = decided(make_suite(low, high), tmp_path)[0].tests[0]
     assert test.point and test.point > 0
+    assert test.marks[0] == "one seed"  # of the one with fewer
 
 
 def test_weights_scored_again_differ_by_no_seed(tmp_path: Path):
@@ -1103,3 +1126,117 @@ def test_a_pair_is_decided_in_a_fraction_of_a_second(tmp_path: Path):
     view, problems = decided(make_suite(low, high), tmp_path)
     assert process_time() - start < 1  # about 0.1 s; the rest is for a busy machine
     assert view.tests[0].low is not None and problems == []
+
+
+def decider_of(suite: Suite, root: Path) -> _Decider:
+    found = load_results(suite, root / "results", [])
+    tables = {table.id: table for table in TABLES}
+    return _Decider(tables, PAPER, found, suite.compare, Bootstrap(found), alike(0.4))
+
+
+def named_tests(claim: str) -> list[Test]:
+    return next(one.tests for one in CLAIMS if one.id == claim)
+
+
+def test_levels_and_shares_of_a_curve_include_their_ends():
+    x, y = np.array([10.0, 20.0, 30.0, 40.0]), np.array([4.0, 3.0, 2.0, 1.0])
+    assert _mean_loss(x, y, 0.25, 0.5) == 3.5
+    assert _level(x, y, 0.5, 1) == 3.0 and _level(x, y, 0.375, 1) == 3.5
+    assert _reached(x, y, 3.0, 1) == 20.0  # as a run reaches its own level
+
+
+def test_a_test_that_failed_outweighs_one_that_is_undecided():
+    verdicts = ("inconclusive", "not reproduced", "reproduced")
+    views = [TestView(named_tests("skip-pool4")[0], verdict, "", []) for verdict in verdicts]
+    assert _whole(views) == _whole(views[::-1]) == "not reproduced"
+    assert _whole(views[::2]) == "inconclusive"
+
+
+def test_a_method_without_a_bound_is_no_least_generous_one(tmp_path: Path):
+    methods = {"whole": {"8": 0.964}, "part": {"16": 0.928}}
+    write(tmp_path / "results" / "voc2011" / "bounds.json", {"methods": methods})
+    view, _ = decided(make_suite(), tmp_path, "resolution")
+    assert {test.verdict for test in view.tests} == {"not run"}
+
+
+def test_three_rows_of_the_largest_batch_are_averaged(tmp_path: Path):
+    rows = ("FCN-online", "FCN-accum")
+    runs = [make_run(f"voc2011/{row.lower()}", (("pami_table2", row),)) for row in rows]
+    for run, batch in zip(runs, (1, 20), strict=True):
+        folder = planted(tmp_path / "results", run, 0, 0.6)
+        write_curve(folder, np.ones(5), batch, 1.0)
+    decider = decider_of(make_suite(*runs), tmp_path)
+    assert decider.window(named_tests("heavy-learning")[2]) == 3 * 20 * 20
+
+
+def test_each_seed_has_its_own_level_and_rows_without_a_loss_are_passed_over(tmp_path: Path):
+    rows = ("full images", "50% sampling", "25% sampling")
+    runs = [make_run(f"voc2011/p{i}", (("figure5", row),), (0, 1)) for i, row in enumerate(rows)]
+    losses = 0.3 + np.exp(-np.arange(100) / 30)
+    for factor in (1, 2):  # the second seed never comes to the losses of the first
+        for run in runs:
+            curve = losses * factor
+            curve[99] = np.nan
+            folder = planted(tmp_path / "results", run, factor - 1, 0.6)
+            write_curve(folder, curve, 20, 1.0)
+    view, _ = decided(make_suite(*runs), tmp_path, "patches")
+    assert [test.point for test in view.tests] == pytest.approx([1, 1, 1, 1, 1, 1])
+    decider = decider_of(make_suite(*runs), tmp_path)
+    cost = next(v for v in named_tests("patches")[2].values.values() if v.axis)
+    levels = [decider.level(cost, seed, 0.0) for seed in (0, 1)]
+    assert levels[0] and levels[1] == pytest.approx(2 * levels[0])
+
+
+def test_what_seeds_do_is_of_these_test_images_and_of_trainings(tmp_path: Path):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.6)
+    planted(tmp_path / "results", high, 0, 0.7)
+    other = make_run("voc2012/other", (), (0, 1))
+    for seed, quality in enumerate((0.650, 0.651)):
+        planted(tmp_path / "results", other, seed, quality)
+    suite = replace(make_suite(low, high, other), compare=False)
+    test = decided(suite, tmp_path)[0].tests[0]
+    assert (test.verdict, test.reason) == ("inconclusive", "no run here has two seeds")
+
+    low, high = pair(seeds=(0, 1))
+    again = {**high.config, "recipe": None, "weights": {"run": low.id, "hash": low.hash}}
+    high = replace(high, config=again)  # the same two trainings, scored twice
+    for seed, quality in enumerate((0.60, 0.64)):
+        planted(tmp_path / "results", low, seed, quality)
+        planted(tmp_path / "results", high, seed, quality)
+    decider = decider_of(make_suite(low, high), tmp_path)
+    value = named_tests("skip-pool4")[0].values["a"]
+    found, lineage = decider.spread(value, decider.results.runs[high.id])
+    assert found is not None and (found.common.size, found.training.freedom) == (0.0, 1)
+    assert lineage == [low.id]
+
+
+def test_two_seeds_of_two_runs_by_hand():
+    """What a seed does to both runs, and what it does to each in another way."""
+    found = alone({"a": {0: 0.0, 1: 2.0}, "b": {0: 10.0, 1: 12.0}})
+    assert found is not None and found.training.freedom == 1
+    assert (found.training.size, found.common.size) == pytest.approx((0.0, 2**0.5), abs=1e-9)
+    found = alone({"a": {0: 0.0, 1: 2.0}, "b": {0: 12.0, 1: 10.0}})
+    assert found is not None
+    assert (found.training.size, found.common.size) == pytest.approx((2.0, 0.0))
+
+
+def test_counts_of_every_seed_are_needed(tmp_path: Path):
+    low, high = pair(seeds=(0, 1))
+    for seed in (0, 1):
+        planted(tmp_path / "results", low, seed, 0.6)
+        folder = planted(tmp_path / "results", high, seed, 0.7)
+    (folder / "per_image.npz").unlink()
+    test = decided(make_suite(low, high), tmp_path)[0].tests[0]
+    assert test.verdict == "inconclusive" and "no counts per image" in test.reason
+
+
+def test_the_record_of_a_test_has_the_fewest_seeds_of_its_runs(tmp_path: Path):
+    low, high = pair(seeds=(0, 1))
+    planted(tmp_path / "results", low, 0, 0.6)
+    planted(tmp_path / "results", high, 0, 0.7)
+    planted(tmp_path / "results", high, 1, 0.7).rename(high.directory(tmp_path / "results", 2))
+    high = replace(high, seeds=(1, 2))  # none in common: all of each
+    planted(tmp_path / "results", high, 1, 0.7)
+    view, _ = decided(make_suite(low, high), tmp_path)
+    assert claim_records([view])[0].n_seeds == 1

@@ -216,3 +216,8 @@ def test_the_real_labels(tmp_path):
         assert (
             fewer == np.where(np.isin(names, THIRTY_THREE["classes"]), names, "background")
         ).all()
+
+
+def test_a_name_that_is_a_label_needs_no_alias():
+    table = class_table(["background", "table"], {"table": "desk"}, {"table": 1, "desk": 2}, "x")
+    assert table.tolist() == [0, 1, 0]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,11 @@ class Checkout:
         return done.stdout
 
     def snakemake(
-        self, *arguments: str, path: str = "", env: dict | None = None
+        self,
+        *arguments: str,
+        path: str = "",
+        env: dict | None = None,
+        options: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         environment["PATH"] = path + f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -95,6 +100,7 @@ class Checkout:
                 *arguments,
                 "--config",
                 "suite=tiny.yaml",
+                *options,
             ],
             cwd=self.place,
             env=environment | (env or {}),
@@ -301,3 +307,91 @@ def test_a_changed_list_of_images_prepares_anew(tmp_path: Path) -> None:
     (pictures / "lists/train.txt").write_text("0\n1\n2\n")
     done = checkout.snakemake(target)
     assert json.loads((checkout.place / target).read_text())["splits"] == {"train": 3}
+
+
+TIMED = SUITE.replace("time: false", "time: true").replace(
+    "bounds:", "classifier: {net: tiny32s, crop: 64, image: 128}\nbounds:", 1
+)
+ARCHIVE = "data/archives/VOCtrainval_11-May-2012.tar.json"  # of no data set here
+MADE = ("all", ARCHIVE)
+
+
+@pytest.fixture(scope="module")
+def touched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """Every file of the suite, of no content, as if it had been made with these parameters."""
+    checkout = Checkout(tmp_path_factory.mktemp("touched") / "checkout")
+    checkout.write(TIMED)
+    seed = ["train.json", "model.safetensors", "loss.csv", "validation.csv", "metrics.json"]
+    seed += ("per_image.npz", "predictions.json.gz", "timing.json")
+    files = [f"results/scenes/{r}/seed0/{f}" for r in ("a32s", "a16s", "other") for f in seed]
+    files += [f"reports/tables.{suffix}" for suffix in ("html", "csv", "md", "tex")]
+    files += [f"results/{f}.json" for f in ("architecture", "classifier", "scenes/bounds")]
+    files += ["data/prepared/scenes/dataset.json", "data/backbones/tiny/backbone.json"]
+    for name in (*files, ARCHIVE):
+        (checkout.place / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout.place / name).write_text("{}")
+    for target in MADE:
+        done = checkout.snakemake("--touch", "--forceall", target)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "Nothing to be done" in str(checkout.snakemake("-n", *MADE))
+    return checkout
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "old", "new"),
+    [
+        ("prepare", "tiny.yaml", "seed: 3,", "seed: 4,"),
+        ("backbone", "tiny.yaml", "pretrain: {seed: 1,", "pretrain: {seed: 2,"),
+        ("time", "tiny.yaml", "fc6_kernel: 3}\n  tiny16s", "fc6_kernel: 5}\n  tiny16s"),
+        ("upper_bounds", "tiny.yaml", "split: val}]", "split: train}]"),
+        ("architecture", "tiny.yaml", "  tiny16s:", "  b: {base: tiny32s, hidden: 9}\n  tiny16s:"),
+        ("classifier", "tiny.yaml", "crop: 64", "crop: 80"),
+        ("report", "tiny.yaml", "Not the paper's", "Nobody's"),
+        ("report", "config/claims.yaml", "", "# changed\n"),
+        ("report", "config/server_scores.yaml", "", "# changed\n"),
+        ("fetch", "config/archives.yaml", "sha256: e14f7632", "sha256: f14f7632"),
+    ],
+)
+def test_a_change_makes_anew_what_it_changes(touched, rule, file, old, new) -> None:
+    place = touched.place / file
+    before = place.read_text()
+    assert old in before
+    try:
+        place.write_text(before.replace(old, new, 1) if old else before + new)
+        assert f"rule {rule}:" in touched.snakemake("-n", *MADE).stdout
+    finally:
+        place.write_text(before)
+
+
+def test_what_a_run_waits_for(touched: Checkout) -> None:
+    jobs = touched.snakemake("-n", "results/scenes/a16s/seed1/metrics.json").stdout
+    assert "output: results/scenes/a32s/seed1/train.json" in jobs  # its parent's of the same seed
+    more = TIMED.replace("  scenes: {reader", "  more: {reader: scenes, seed: 5, size: [40, 56], "
+                         "splits: {train: 12}}\n  scenes: {reader", 1)  # fmt: skip
+    more += "  scenes/both: {base: scenes/a32s, train: [scenes/train, more/train]}\n"
+    try:
+        touched.write(more)
+        jobs = touched.snakemake("-n", "results/scenes/both/seed0/metrics.json").stdout
+        assert "output: data/prepared/more/dataset.json" in jobs
+        touched.write(TIMED.replace("split: val}]", "split: train}]"))
+        assert "rule upper_bounds:" in touched.snakemake("-n", "bounds").stdout
+    finally:
+        touched.write(TIMED)
+
+
+def test_options_reach_the_jobs(touched: Checkout) -> None:
+    options = ("seeds=0,7", "precision=bf16", "mirror=.", "mirror_is_subset=true", "device=cpu")
+    jobs = touched.snakemake("-np", "--forceall", *MADE, options=options).stdout
+    commands = re.findall(r"python -m fcn (\w+) (.*)", jobs)
+    assert {name for name, _ in commands} >= {"fetch", "prepare", "train", "evaluate", "report"}
+    for name, words in commands:
+        if name not in ("extract", "bounds"):
+            assert "--suite tiny.yaml" in words
+        if name in ("train", "evaluate", "time", "report"):
+            assert "--suite tiny.yaml --precision bf16" in words
+        assert ("--seeds 0,7" in words) is (name in ("report", "architecture"))
+        if name in ("train", "evaluate", "time", "classifier"):
+            assert "--device cpu" in words
+        assert ("--mirror . --mirror-is-subset" in words) is (name == "fetch")
+    for rule in ("time", "classifier"):  # alone on the machine
+        assert re.search(rf"rule {rule}:(\n    .*)*\n    threads: 2\n", jobs)

@@ -70,7 +70,12 @@ def test_items_are_the_files_whatever_the_cache(prepared, cache_bytes):
 
 def test_the_cache_is_used_and_bounded(prepared):
     folder, _ = prepared
-    for cache_bytes, kept in ((10**6, {"c", "a"}), (3 * 3 * 4, {"c"}), (0, set())):
+    for cache_bytes, kept in (
+        (10**6, {"c", "a"}),
+        (5 * 7 * 4, {"c"}),
+        (3 * 3 * 4, {"c"}),
+        (0, set()),
+    ):
         train = SegmentationSet(folder, "train", cache_bytes=cache_bytes)
         for i in range(2):
             train[i]
@@ -143,3 +148,15 @@ def test_joined_sets_are_their_images_in_order(data_dir):
         name = alone["id"] if i < 4 else f"square/{alone['id']}"
         assert item["id"] == joined.ids[i] == name
     assert len(set(joined.ids)) == 12 and joined.classes == parts[0].classes
+
+
+def test_joined_sets_are_of_the_same_classes_and_a_subset_where_a_part_is(data_dir):
+    first, second = (
+        SegmentationSet(data_dir / "prepared" / name, "val") for name in ("tiny", "square")
+    )
+    assert JoinedSet([first, second]).info["subset"] is False
+    second.info["subset"] = True
+    assert JoinedSet([first, second]).info["subset"] is True
+    second.info["classes"]["semantic"][1:3] = reversed(second.info["classes"]["semantic"][1:3])
+    with pytest.raises(UserError, match=r"square: other classes than those of .*tiny"):
+        JoinedSet([first, second])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import time
 
 import numpy as np
@@ -11,11 +12,12 @@ from PIL import Image
 from pycocotools import mask
 
 from fcn.errors import UserError
-from fcn.evaluate import evaluate, evaluate_run, load_set
+from fcn.evaluate import check_sizes, evaluate, evaluate_run, load_set
 from fcn.files import read_json, write_json
 from fcn.inputs import preprocess
 from fcn.nets import build
 from fcn.provenance import device_facts
+from fcn.rle import read_predictions
 from fcn.train import train
 from fcn.weights.named import load_named, read, save
 
@@ -151,6 +153,9 @@ def test_untrained_run_is_refused(make_run, data_dir, tmp_path):
 def test_weights_of_another_net_are_refused(scored, data_dir, tmp_path):
     run, place, _ = scored
     tensors, about = read(place / "model.safetensors")
+    save(place / "model.safetensors", {**tensors, "fc8.bias": torch.zeros(3)}, about)
+    with pytest.raises(UserError, match=r"weights of another net: the file has also fc8\.bias"):
+        evaluate_run(run, 0, device=CPU, data_dir=data_dir, results=tmp_path)
     del tensors["conv3_2.weight"]
     save(place / "model.safetensors", tensors, about)
     with pytest.raises(UserError, match=r"weights of another net: the file lacks conv3_2\.weight"):
@@ -211,3 +216,50 @@ def test_evaluation_leaves_the_net_as_it_was(make_run, data_dir):
         net.train(mode)
         evaluate(net, dataset, run, CPU, "fp32")
         assert net.training is mode
+
+
+def test_predictions_name_their_images_and_classes(scored, data_dir):
+    run, place, _ = scored
+    dataset = load_set(data_dir, run, "test")
+    content = read_predictions(place / "predictions.json.gz")
+    classes = dataset.classes["semantic"]
+    assert content["categories"] == [{"id": i, "name": name} for i, name in enumerate(classes)]
+    assert any(height != width for height, width in dataset.sizes)
+    assert content["images"] == [
+        {"id": name, "height": height, "width": width}
+        for name, (height, width) in zip(dataset.ids, dataset.sizes, strict=True)
+    ]
+
+
+def test_archives_of_weights_and_of_images_are_named_once(scored, data_dir, tmp_path):
+    run, place, _ = scored
+    shutil.copytree(data_dir, tmp_path / "own")
+    info = tmp_path / "own/prepared/tiny/dataset.json"
+    a, b, c = ({"name": name, "subset": False} for name in "abc")
+    write_json(info, {**read_json(info), "archives": [a, b]})
+    trained = read_json(place / "train.json")
+    trained["provenance"]["archives"] = [a, c]
+    write_json(place / "train.json", trained)
+    found = evaluate_run(run, 0, device=CPU, data_dir=tmp_path / "own", results=tmp_path)
+    assert [archive["name"] for archive in found["provenance"]["archives"]] == ["a", "c", "b"]
+
+
+def test_the_main_label_set_has_the_plain_file_of_predictions(make_run, data_dir, tmp_path):
+    run = make_run(labels=["geometric", "semantic"])
+    train(run, 0, device=CPU, data_dir=data_dir, results=tmp_path)
+    evaluate_run(run, 0, device=CPU, data_dir=data_dir, results=tmp_path)
+    place = run.directory(tmp_path, 0)
+    for name, classes in (("predictions", 3), ("predictions-semantic", 16)):
+        assert len(read_predictions(place / f"{name}.json.gz")["categories"]) == classes
+
+
+def test_an_image_of_the_least_size_is_large_enough(make_run, data_dir, monkeypatch):
+    run = make_run()
+    dataset = load_set(data_dir, run, "test")
+    net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])})
+    sizes = [(net.least, net.least)] * len(dataset)
+    monkeypatch.setattr(type(dataset), "sizes", sizes)
+    check_sizes(net, dataset)
+    monkeypatch.setattr(type(dataset), "sizes", [*sizes[1:], (net.least, net.least - 1)])
+    with pytest.raises(UserError, match=f"image {dataset.ids[-1]} has {net.least - 1}x{net.least}"):
+        check_sizes(net, dataset)

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from fcn.errors import UserError
-from fcn.files import alone_in, atomic_dir, folder_near, read_object, write_json
+from fcn.files import alone_in, atomic_dir, atomic_file, folder_near, read_object, write_json
 from fcn.weights.named import save
 
 
@@ -153,3 +154,29 @@ def test_starts_at_once_do_not_clear_each_other(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(start, range(200))) == [["file"]] * 200
     assert names(tmp_path) == []
+
+
+def test_a_name_is_given_to_bytes_that_are_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    with atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+        assert synced == []
+    assert synced == [(tmp_path / "a").stat().st_ino]
+
+
+def test_a_folder_that_another_start_cleared_before_it_was_locked_is_made_anew(
+    tmp_path, monkeypatch
+):
+    flock = fcntl.flock
+    cleared: list[Path] = []
+
+    def late(handle, operation):
+        if not cleared:
+            cleared.extend(tmp_path.glob(".a.*.tmp"))
+            cleared[0].rmdir()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with folder_near(tmp_path / "a") as folder:
+        assert len(cleared) == 1 and folder.is_dir() and folder.parent != cleared[0]

@@ -160,3 +160,21 @@ def test_the_authors_own_hha():
     assert difference[..., :2].max() <= 1 and difference[known].max() <= 1
     moved = Camera(KINECT.fx, KINECT.fy, KINECT.cx - 40, KINECT.cy - 45)
     assert levels(hha(depth, raw, moved), picture["hha"])[known].max() > 5
+
+
+def test_a_camera_as_good_as_upright_is_taken_for_upright():
+    """Less than a tenth of a degree off, heights are along its own down and not along gravity."""
+    camera = Camera(70.0, 70.0, 40.5, -8.5)
+    tilt = np.deg2rad(0.08)
+    depth = plane(unit(0, np.cos(tilt), np.sin(tilt)), 1.5, camera, (60, 80))
+    down = 100 * depth * camera.rays(60, 80)[..., 1]
+    expected = np.clip(np.rint(down.max() - down), 0, 255)
+    np.testing.assert_array_equal(hha(depth, None, camera)[..., 1], expected)
+
+
+def test_a_depth_of_0_is_a_hole_whatever_the_raw_depth_says():
+    depth = np.full((30, 40), 2.0)
+    depth[5:25, 5:25] = 0
+    np.testing.assert_array_equal(
+        hha(depth, np.full_like(depth, 2), SMALL), hha(depth, None, SMALL)
+    )

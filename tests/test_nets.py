@@ -473,3 +473,24 @@ def test_the_features_that_a_suite_may_name_are_those_of_the_trunk(architecture)
     net = build({**NET_DEFAULTS, **NET_OPTIONS, "architecture": architecture}, {"semantic": 2})
     found = {name: int(net.geometries[name].stride) for name in net.streams[0].taps}
     assert found == FEATURES[architecture]
+
+
+def test_random_score_layers_start_as_caffes_gaussian_filler():
+    net = build(configuration("vgg16", fc6_kernel=1, hidden=4096), {"semantic": 21})
+    score = dict(net.named_modules())["heads.semantic.score_fr"]
+    assert float(score.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
+    assert not score.bias.any()
+
+
+def test_loaded_upsampling_that_is_not_bilinear_is_applied():
+    source, net = slim("vgg16"), slim("vgg16", seed=1)
+    tensors = {**named_tensors(source)}
+    tensors["upscore.weight"] = tensors["upscore.weight"] * 0.5
+    load_named(net, tensors, "x")
+    assert [m.exact for m in net.modules() if isinstance(m, Upsample)] == [True]
+
+
+def test_a_kept_average_pool_counts_no_padding():
+    net = slim("googlenet", average_pool=True)
+    pool = dict(net.streams[0].features())["pool5/7x7_s1"]
+    assert torch.equal(pool(torch.ones(1, 4, 3, 5)), torch.ones(1, 4, 3, 5))

@@ -255,6 +255,8 @@ def test_the_authors_layout(theirs, tmp_path):
     prepare("n", {**definition, "depth": "raw"}, tmp_path)
     (item,) = items(tmp_path / "prepared/n", "test")
     np.testing.assert_array_equal(item["depth"][0], truth["5001"]["raw"])
+    filled, raw = (truth["5001"][kind] / 1000 for kind in ("depth", "raw"))
+    np.testing.assert_array_equal(item["hha"].transpose(1, 2, 0), hha(filled, raw, camera))
     (root / "segmentation").rename(root / "data/segmentation")
     assert prepare("n", definition, tmp_path)["splits"] == {"test": 1}
 
@@ -330,3 +332,11 @@ def test_the_real_subset(tmp_path):
     (first,) = [item for item in there if item["id"] == "5001"]
     original = np.asarray(Image.open(folder / "nyud/data/hha/img_5001.png"))
     np.testing.assert_array_equal(first["hha"].transpose(1, 2, 0), original)
+
+
+def test_metres_that_16_bits_of_millimetres_do_not_hold_are_refused(own, tmp_path):
+    definition, arrays, _ = own
+    arrays["depths"][0, 20, 20] = 65.6  # as uint16 it would be 6 cm
+    labelled(tmp_path / "archives" / LABELLED, 4, depths=arrays["depths"])
+    with pytest.raises(UserError, match="depths of image 1 are not metres between 0 and 65"):
+        prepare("n", definition, tmp_path)

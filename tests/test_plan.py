@@ -387,3 +387,14 @@ def test_a_folder_that_is_not_there_is_told_before_anything_starts(suite, tmp_pa
     with pytest.raises(UserError, match="no target 'tabel1'; did you mean table1"):
         plan.check_targets(load_suite("demo"), ["tabel1"])
     plan.check_targets(load_suite("demo"), ["table1", "architecture", "results/a/b", "all"])
+
+
+def test_archives_of_bounds_and_of_every_training_set(suite):
+    first = suite.runs["voc2012/first"]
+    also = [{"dataset": "sbd", "split": "train", "definition": ""}]
+    runs = [replace(first, config={**first.config, "also_train": also})]
+    assert set(plan.archives_needed(suite, runs, [])) == {VOC, *suite.archives_of("sbd"), VGG}
+    bounds = [{"dataset": "sbd", "split": "val", "labels": "labels.tar"}]
+    by_hand = replace(suite, bounds=bounds)
+    assert plan.archives_needed(by_hand, [], ["sbd"]) == []  # labels of one's own
+    assert plan.archives_needed(suite, [], ["sbd"]) == suite.archives_of("sbd")

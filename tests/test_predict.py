@@ -1,5 +1,7 @@
 """Labelling images of one's own: the same argmax as the net's, for every image that there is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -363,3 +365,16 @@ def test_weights_that_are_not_finite(googlenet, slim, value, tmp_path, capsys):
         assert run(image, net=net, weights=tmp_path / name, out=tmp_path / "out") == 2
         assert f"{name}: {layer} not all finite" in one_error(capsys)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_16_bit_grey_keeps_its_upper_eight_bits(tmp_path):
+    Image.fromarray(np.array([[0x00FF, 0x0100, 0xFF00]], np.uint16)).save(tmp_path / "deep.png")
+    assert predict.read_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_images_of_a_folder_come_by_name(tmp_path, monkeypatch):
+    for name in ("b.png", "a.png", "c.png"):
+        (tmp_path / name).touch()
+    listed = [tmp_path / name for name in ("c.png", "a.png", "b.png")]
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(listed))
+    assert [path.name for path in predict.find_images([tmp_path])] == ["a.png", "b.png", "c.png"]

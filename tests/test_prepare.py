@@ -487,3 +487,31 @@ def test_generated_scenes(tmp_path):
     assert 0 < item["depth"].max() <= 65535
     assert len(item["geometric"].unique()) > 1
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["scenes"]
+
+
+def test_images_of_no_split_are_left_alone(own, tmp_path):
+    root, definition, _ = own
+    lists(root, val=["c"])
+    (root / "JPEGImages/d.png").write_bytes(b"broken")
+    prepare("mine", definition, tmp_path)
+    assert not (tmp_path / "prepared/mine/images/d.png").exists()
+    assert len((tmp_path / "prepared/mine/index.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_contents_are_files_and_lists(own, tmp_path):
+    root, definition, truth = own
+    found = {prepare("mine", definition, tmp_path)["contents"]}
+    lists(root, train=["a", "b"])
+    found.add(prepare("mine", definition, tmp_path)["contents"])
+    lists(root, train=["b", "a"])
+    assert prepare("mine", definition, tmp_path)["contents"] in found
+    write_label(root / "SegmentationClass/a.png", (truth["a"] + 1) % 3)
+    found.add(prepare("mine", definition, tmp_path)["contents"])
+    assert len(found) == 3
+
+
+def test_images_of_seg11valid_in_train_are_noted(own, tmp_path):
+    _, definition, _ = own
+    definition["splits"]["seg11valid"] = {"union": ["train", "val"]}
+    notes = prepare("mine", definition, tmp_path)["notes"]
+    assert notes == ["train and seg11valid share 2 images"]

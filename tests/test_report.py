@@ -32,7 +32,7 @@ from fcn.report.examples import choose, per_image_mean_iu
 from fcn.report.exports import latex, markdown
 from fcn.report.paper import Printed, parse_tables, read_paper
 from fcn.report.publish import publish
-from fcn.report.results import mean_and_std
+from fcn.report.results import SeedResult, load_results, mean_and_std
 from fcn.report.tables import agrees, number, signed
 from fcn.rle import encode_prediction, write_predictions
 from fcn.schema import CONFIG, check, read_yaml
@@ -1223,6 +1223,10 @@ def test_a_record_replaces_nothing_but_a_record(tmp_path: Path, monkeypatch: pyt
             record(tmp_path / out)
     with pytest.raises(UserError, match="the results"):
         record(Path())
+    (tmp_path / "work/tables.html").write_text("beside results, as in a record")
+    with pytest.raises(UserError, match="in or above them"):
+        record(tmp_path / "work")
+    (tmp_path / "work/tables.html").unlink()
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "empty").mkdir()
     for out in ("new", "empty", "new"):
@@ -1232,3 +1236,56 @@ def test_a_record_replaces_nothing_but_a_record(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"metrics\.json: not valid JSON"):
         record(tmp_path / "new")
     assert (tmp_path / "new/tables.html").exists()
+
+
+def test_a_subset_anywhere_makes_a_subset(tmp_path: Path):
+    run = make_run("voc2011/fcn32s")
+    folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8), subset=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write(folder / "metrics.json", {**metrics, "subset": False})  # an archive of the weights is
+    assert load_results(make_suite(run), tmp_path / "results", []).runs[run.id].subset
+
+
+def test_the_newest_log_is_named(tmp_path: Path):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),))
+    for i, stage in enumerate(("evaluate", "train")):
+        path = tmp_path / "logs" / stage / run.id / "seed0.log"
+        path.parent.mkdir(parents=True)
+        path.write_text("OSError: x")
+        os.utime(path, (2e9 + i, 2e9 + i))
+    page, _, _ = render(make_suite(run), tmp_path)
+    assert f"failed: see log logs/train/{run.id}/seed0.log" in page.status("table2", run.id)
+
+
+def test_exports_say_what_is_missing_and_a_broken_side_file_is_no_hole(tmp_path: Path):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),), seeds=(0, 1))
+    folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+    render(make_suite(run), tmp_path)
+    for kind in ("md", "tex"):
+        assert "seed 1 missing" in (tmp_path / "out" / f"tables.{kind}").read_text()
+    write_result(tmp_path / "results", run, 1, (0.9, 0.7, 0.6, 0.8))
+    (folder / "train.json").write_text("{")
+    found = load_results(make_suite(run), tmp_path / "results", [])
+    assert found.runs[run.id].status.kind == "done" and len(found.problems) == 1
+
+
+def test_another_average_is_of_its_own_label_set(tmp_path: Path):
+    tasks = {"semantic": [[1, 0], [0, 1]], "geometric": [[1, 1], [0, 1]]}
+    metrics = {"tasks": {task: {"confusion": matrix} for task, matrix in tasks.items()}}
+    seed = SeedResult(0, tmp_path, "", metrics=metrics)
+    for task, value in (("semantic", 1), ("geometric", 2 / 3)):
+        origin = ("metrics", "tasks", task, "pixel_accuracy")
+        assert seed.number(origin, "present") == pytest.approx(value)
+
+
+def test_a_record_has_every_file_that_a_report_is_made_from(tmp_path: Path):
+    run, results = make_run("voc2011/a", (("table2", "FCN-32s"),)), tmp_path / "results"
+    folder = write_result(results, run, 0, (0.9, 0.7, 0.6, 0.8))
+    (folder / "per_image.npz").write_bytes(b"counts")
+    wanted = [folder / "diverged.json", results / "architecture.json", results / "classifier.json"]
+    for path in wanted:
+        write(path, {})
+    wanted += [folder / name for name in ("per_image.npz", "timing.json", "validation.csv")]
+    wanted += [folder / name for name in ("metrics.json", "train.json", "loss.csv")]
+    files = publish(make_suite(run, bounds=False), results, tmp_path / "data", tmp_path / "record")
+    assert {f"results/{path.relative_to(results)}" for path in wanted} <= set(files)

@@ -175,3 +175,7 @@ def test_table(folders, capsys):
         "IU of class 2": "50.00%",
         "IU of class 3": "-",
     }
+
+
+def test_as_many_classes_as_void_leaves_room_for(folders):
+    assert score(folders, classes=255)["classes"] == 255

@@ -15,7 +15,15 @@ from fcn.__main__ import main
 from fcn.data.readers import READERS
 from fcn.errors import UserError
 from fcn.schema import CONFIG, check, read_yaml, suite_schema, unknown
-from fcn.spec import NET_DEFAULTS, NET_NEEDS, RECIPE_DEFAULTS, Row, fingerprint, load_suite
+from fcn.spec import (
+    CAFFE_INPUT,
+    NET_DEFAULTS,
+    NET_NEEDS,
+    RECIPE_DEFAULTS,
+    Row,
+    fingerprint,
+    load_suite,
+)
 from tests.conftest import RGB, merged, tiny_suite
 
 SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
@@ -74,6 +82,13 @@ def test_defaults_are_those_that_the_schema_knows():
     definitions = read_yaml(CONFIG / "schemas" / "suite.yaml")["$defs"]
     assert set(NET_DEFAULTS) <= set(definitions["net"]["properties"])
     assert set(RECIPE_DEFAULTS) <= set(definitions["recipe"]["properties"])
+
+
+def test_defaults_are_those_of_the_authors():
+    """lr_mult 1, 2 and decay_mult 1, 0 of weights and biases; BGR minus VGG's mean."""
+    assert (RECIPE_DEFAULTS["bias_rate"], RECIPE_DEFAULTS["bias_decay"]) == (2, 0)
+    backbones = read_yaml(CONFIG / "backbones.yaml")
+    assert backbones["vgg16-caffe"]["input"] == CAFFE_INPUT
 
 
 # ------------------------------------------------------------------------------------- what it does
@@ -881,6 +896,7 @@ def test_words_about_a_data_set_do_not_count():
 
     assert hashed() == hashed(title="C") == hashed(terms="D")
     assert hashed() != hashed(reader="sbd")
+    assert hashed(splits={"val": "a.txt"}) != hashed(splits={"val": "b.txt"})
 
 
 @pytest.mark.parametrize(
@@ -1016,3 +1032,33 @@ def test_mistakes_in_a_data_set(write_suite, reader, change, says):
 )
 def test_mistakes_in_a_backbone(write_suite, change, says):
     assert f": backbones.own{says}" in sentence(write_suite({"backbones": {"own": change}}))
+
+
+def test_a_time_depends_on_what_the_input_is_made_of(make_run):
+    plain = make_run()
+    assert make_run(mask={"train": "none", "test": "both"}).timed != plain.timed
+    assert make_run(labels=["semantic", "geometric"]).timed != plain.timed
+    assert make_run(title="Renamed", recipe={"base": "short", "batch": 1}).timed == plain.timed
+
+
+def test_hash_changes_with_the_data_of_either_side(write_suite):
+    def hash_of(**change):
+        runs = {"tiny/run": {"train": "square/train"}}
+        return load(write_suite, {"runs": runs, "datasets": change}).run("run").hash
+
+    hashes = {hash_of(), hash_of(tiny={"seed": 4}), hash_of(square={"seed": 4})}
+    assert len(hashes) == 3
+
+
+def test_true_is_no_whole_number(write_suite):
+    with pytest.raises(UserError, match="threads: True is not a whole number"):
+        load(write_suite, {"threads": True})
+
+
+def test_lists_of_classes_are_read_with_a_data_set(write_suite, tmp_path):
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "train.txt").write_text("0\n")
+    own = {"reader": "folder", "path": str(tmp_path), "classes": "classes.txt",
+           "splits": {"train": "train.txt"}}  # fmt: skip
+    suite = load(write_suite, {"datasets": {"own": own}})
+    assert suite.lists_of("own") == [str(tmp_path / n) for n in ("train.txt", "classes.txt")]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.nets import CHANNELS, build
+from fcn.nets.upsample import Upsample
 from fcn.weights.backbone import first_filters, initialise, start
 from fcn.weights.caffemodel import Layer
 from fcn.weights.named import named_tensors, save
@@ -322,3 +323,30 @@ def test_released_late_fusion_loads_by_name(tmp_path, missing):
     assert start(net, weights, tmp_path, {}) == ([], [ARCHIVE])
     theirs = values(source)
     assert all(torch.equal(value, theirs[key]) for key, value in values(net).items())
+
+
+def test_learned_upsampling_of_the_same_factor_is_continued(parent, tmp_path):
+    coarse = filled(1, skips=["pool4"], interpolation="learned")
+    net = filled(2, skips=["pool4", "pool3"], interpolation="learned")
+    path = parent(coarse, "coarse", "h")
+    start(net, {"run": "voc/coarse", "hash": "h"}, tmp_path, {"run": path})
+    assert torch.equal(values(net)["upscore2.weight"], values(coarse)["upscore2.weight"])
+
+
+def test_released_upsampling_that_is_not_bilinear_is_applied(tmp_path):
+    source, net = filled(1), filled(2)
+    upscore = named_tensors(source)["upscore.weight"]
+    upscore *= 0.5
+    layers: dict[str, list[np.ndarray]] = {}
+    for key, value in sorted(named_tensors(source).items(), reverse=True):
+        layers.setdefault(key.rsplit(".", 1)[0], []).append(value.detach().numpy())
+    archive = tmp_path / "archives" / "x.caffemodel"
+    archive.parent.mkdir()
+    write(archive, [
+        Layer(name, "Deconvolution" if name == "upscore" else "Convolution", blobs)
+        for name, blobs in layers.items()
+    ])  # fmt: skip
+    write_json(archive.with_name("x.caffemodel.json"), ARCHIVE)
+    start(net, {"released": "x", "archive": "x.caffemodel"}, tmp_path, {})
+    assert torch.equal(named_tensors(net)["upscore.weight"], upscore)
+    assert [m.exact for m in net.modules() if isinstance(m, Upsample)] == [True]

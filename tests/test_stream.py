@@ -18,6 +18,7 @@ from fcn.data.stream import (
     image_order,
     loader,
     moved,
+    resized,
 )
 from fcn.errors import UserError
 from fcn.nets import build
@@ -338,3 +339,20 @@ def test_canvas_adds_void_below_and_right_and_nothing_else(data_dir):
         size = both.size(position)
         assert size[0] % 16 == size[1] % 16 == 0
         assert tuple(both[position]["image"].shape[1:]) == size
+
+
+def test_a_smaller_image_is_the_mean_of_what_it_stands_for():
+    lines = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    lines[..., ::4] = 255  # bilinear at the new pixels' centres would miss them all
+    small = resized(lines, (4, 4), nearest=False)
+    assert small.dtype == torch.uint8 and (small[..., 1:-1].float() - 64).abs().max() <= 1
+
+
+def test_what_jitter_brings_in_is_void_in_every_label_set(data_dir):
+    images = SegmentationSet(data_dir / "prepared/tiny", "val", labels=("semantic", "geometric"))
+    item = AugmentedSet(images, np.zeros(300, np.int64), 7, jitter=3)[0]
+    assert item["semantic"].shape == item["geometric"].shape
+    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        void = [bool((item[key][edge] == VOID).all()) for key in ("semantic", "geometric")]
+        assert void[0] == void[1]
+    assert (item["geometric"] == VOID).sum() > (images[0]["geometric"] == VOID).sum()

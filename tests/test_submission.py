@@ -1,6 +1,7 @@
 """The VOC server's archive: what is written, what is refused, what a run that made it is called."""
 
 import io
+import itertools
 import shutil
 import struct
 import tarfile
@@ -35,7 +36,7 @@ from fcn.submission import (
     year_of,
 )
 from fcn.train import train
-from fcn.weights.named import load_named, read
+from fcn.weights.named import load_named, read, save
 
 CPU = torch.device("cpu")
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -108,7 +109,9 @@ def test_what_is_written_is_read_back_and_passes(tmp_path_factory, listed, seed,
         check_archive(path, listed, other)
 
 
-def test_same_labels_are_the_same_bytes(tmp_path):
+def test_same_labels_are_the_same_bytes(tmp_path, monkeypatch):
+    clock = itertools.count(1e9, 1000)  # gzip writes the second into its header
+    monkeypatch.setattr("time.time", lambda: next(clock))
     for name in "ab":
         write_archive(tmp_path / name, iter(labels_of().items()), FOLDER)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
@@ -398,3 +401,25 @@ def test_years():
 def test_the_test_sets_are_known(year):
     definition = read_yaml(CONFIG / "datasets.yaml")[f"voc{year}test"]
     assert SPLIT in definition["splits"] and definition["labels"] == {}
+
+
+def test_what_the_server_would_refuse_is_not_written(trained, tmp_path, monkeypatch):
+    _, run, data, results = trained
+    options = {"runs": {}, "device": CPU, "data_dir": data, "results": results}
+    monkeypatch.setattr("fcn.submission.label_png", lambda values: label_png(values, palette=False))
+    with pytest.raises(UserError, match=r"would refuse it: .* not a palette PNG"):
+        submit(run, 0, "voc2012test", tmp_path / "x.tgz", **options)
+    assert not (tmp_path / "x.tgz").exists() and not (tmp_path / "x.json").exists()
+
+
+def test_vocs_classes_in_another_order_are_refused(trained, tmp_path):
+    _, run, data, results = trained
+    path = run.directory(results, 0) / "model.safetensors"
+    tensors, about = read(path)
+    about["classes"]["semantic"][1:3] = reversed(CLASSES[1:3])
+    save(path, tensors, about)
+    with pytest.raises(UserError, match="classes are not PASCAL VOC's"):
+        submit(
+            run, 0, "voc2012test", tmp_path / "x.tgz",
+            runs={}, device=CPU, data_dir=data, results=results,
+        )  # fmt: skip

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from fcn.evaluate import BatchLabeller, inference_net
 from fcn.files import read_json
 from fcn.timing import PAPER_TRIALS, measure, time_run
 
@@ -84,3 +85,28 @@ def test_dense_inference_is_what_is_timed(make_run, data_dir, tmp_path, monkeypa
     assert found["inference"] == {"method": method, "stride": 16}
     trials = sum(p["trials"] + p["warmup"] for p in found["protocols"].values())
     assert asked == [{"method": method, "stride": 16}] * trials
+
+
+def test_labels_are_timed_with_their_way_back_and_nets_as_they_infer(
+    make_run, data_dir, tmp_path, monkeypatch
+):
+    nets, batches = [], []
+
+    def made(net, *arguments):
+        nets.append(net)
+        return inference_net(net, *arguments)
+
+    class Counted(BatchLabeller):
+        def __call__(self, batch):
+            batches.append(batch)
+            return super().__call__(batch)
+
+    monkeypatch.setattr("fcn.timing.inference_net", made)
+    monkeypatch.setattr("fcn.timing.BatchLabeller", Counted)
+    found = time_run(
+        make_run(), 0, device=CPU, data_dir=data_dir, results=tmp_path, size=(33, 47), trials=2
+    )["protocols"]
+    assert nets and not any(net.training for net in nets)  # else dropout is timed, and padding
+    with_transfer = [p for name, p in found.items() if name.startswith("with_transfer")]
+    assert len(batches) == sum(p["trials"] + p["warmup"] for p in with_transfer)
+    assert {batch["image"].dtype for batch in batches} == {torch.uint8}
