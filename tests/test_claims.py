@@ -1209,6 +1209,7 @@ def test_what_seeds_do_is_of_these_test_images_and_of_trainings(tmp_path: Path):
     found, lineage = decider.spread(value, decider.results.runs[high.id])
     assert found is not None and (found.common.size, found.training.freedom) == (0.0, 1)
     assert lineage == [low.id]
+    assert found.stage == found.training  # scored again is no stage that moves by nothing
 
 
 def test_two_seeds_of_two_runs_by_hand():

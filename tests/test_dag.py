@@ -225,13 +225,17 @@ def test_a_failed_run_costs_neither_others_nor_the_report(
         SUITE.replace("recipe: {mirror: true}", "recipe: {learning_rate: 1e9, momentum: 0.99}")
         + "  scenes/fine: {base: scenes/a32s, title: D, recipe: {momentum: 0.5}}\n"
     )
-    done = broken.snakemake()
+    done = broken.snakemake(options=("seeds=0,1",))
     assert done.returncode != 0
     assert "diverged" in done.stderr + done.stdout
     assert (broken.place / "results/scenes/fine/seed0/metrics.json").exists()
     assert not (broken.place / "results/scenes/other/seed0/train.json").exists()
     html = (broken.place / "reports/tables.html").read_text()
     assert "logs/train/scenes/other/seed0.log" in html
+    with (broken.place / "reports/tables.csv").open() as file:  # of the seeds that were asked for
+        assert {row["seeds"] for row in csv.DictReader(file) if row["run"] == "scenes/fine"} == {
+            "0 1"
+        }
 
 
 def test_the_paper_says_at_once_what_is_missing(finished: Checkout) -> None:
@@ -350,6 +354,7 @@ def touched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("report", "config/claims.yaml", "", "# changed\n"),
         ("report", "config/server_scores.yaml", "", "# changed\n"),
         ("fetch", "config/archives.yaml", "sha256: e14f7632", "sha256: f14f7632"),
+        ("fetch", "config/archives.yaml", "md5: 6cd6e144", "md5: 7cd6e144"),
     ],
 )
 def test_a_change_makes_anew_what_it_changes(touched, rule, file, old, new) -> None:

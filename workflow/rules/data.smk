@@ -1,11 +1,17 @@
 # Archives, data sets and backbones. Rules depend on the small sidecars, not on the big files.
 
 
+def right_file(wildcards):
+    """What tells the right file of an archive: of some no sha256 is known."""
+    archive = SUITE.archives.get(wildcards.archive, {})
+    return fingerprint({key: archive.get(key) for key in ("size", "sha256", "md5", "accept")})
+
+
 rule fetch:
     output:
         f"{DATA}/archives/{{archive}}.json",
     params:
-        digest=lambda w: SUITE.archives.get(w.archive, {}).get("sha256"),
+        file=right_file,
     log:
         "logs/fetch/{archive}.log",
     benchmark:
