@@ -377,8 +377,11 @@ def test_the_spread_of_stages_is_found():
     assert found.family.size == pytest.approx(0.8, rel=0.1)
     assert found.stage.size == pytest.approx(0.2, rel=0.05)
     assert (found.family.freedom, found.stage.freedom) == (60 * 5, 60 * 3 * 5)
-    assert found.own(["p"]) == found.training.size
-    assert found.own(["p", "c"]) == pytest.approx(math.hypot(2.0, 0.8, 0.2), rel=0.1)
+    assert found.apart([["p"]]) == found.training.size
+    assert found.apart([["p", "c"]]) == pytest.approx(math.hypot(2.0, 0.8, 0.2), rel=0.1)
+    assert found.apart([["p", "c"], ["p", "d"]]) == found.stage.size
+    assert found.apart([["p", "c"], ["p"]]) == pytest.approx(math.hypot(0.8, 0.2), rel=0.1)
+    assert found.apart([["p"], ["q"]]) == found.training.size and found.apart([["p"], ["p"]]) == 0
 
 
 def test_stages_of_families_of_one_keep_all_that_moved_them():

@@ -58,16 +58,26 @@ class Spread:
         """
         numbers = [str(seed) for seed in seeds]
         draws = self.common.draws("common", *numbers)
-        draws = draws + self.training.draws("training", lineage[0], *numbers)
-        for parent, run in pairwise(lineage):
-            draws += self.family.draws("family", parent, *numbers)
-            draws += self.stage.draws("stage", run, *numbers)
+        for term, deviation in self._terms(lineage).items():
+            draws = draws + deviation.draws(*term, *numbers)
         return draws / np.sqrt(len(seeds))
 
-    def own(self, lineage: Sequence[str]) -> float:
-        """Deviation of one training of a run, apart from what its seed does to every run."""
-        later = (len(lineage) - 1) * (self.family.size**2 + self.stage.size**2)
-        return float(np.sqrt(self.training.size**2 + later))
+    def apart(self, lineages: Sequence[Sequence[str]]) -> float:
+        """Deviation of one training of a run, apart from what all the runs have in common."""
+        terms = [self._terms(lineage) for lineage in lineages]
+        shared = set.intersection(*map(set, terms)) if len(terms) > 1 else set()
+        squares = (
+            sum(deviation.size**2 for term, deviation in of_run.items() if term not in shared)
+            for of_run in terms
+        )
+        return float(np.sqrt(max(squares)))
+
+    def _terms(self, lineage: Sequence[str]) -> dict[tuple[str, str], Deviation]:
+        """What adds up behind a run, by its kind and whose it is."""
+        terms = {("training", lineage[0]): self.training}
+        for parent, run in pairwise(lineage):
+            terms |= {("family", parent): self.family, ("stage", run): self.stage}
+        return terms
 
 
 def _within(scores: Scores) -> tuple[float, int, float, int]:

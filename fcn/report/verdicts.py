@@ -42,15 +42,17 @@ FAR = 300.0  # of a logarithm: its exponential, squared, is still a number
 class Sample:
     """A value as measured; ``draws`` (DRAWS,) where it has a spread that is known.
 
-    ``undecided``: why its spread cannot be computed here. ``between``: the deviation between seeds,
-    where it was taken from other runs alone.
+    ``undecided``: why its spread cannot be computed here. ``spread``: that between seeds, and
+    ``lineage`` the trainings behind it; ``seeds``: how many were scored.
     """
 
     point: float
     draws: np.ndarray | None = None
     runs: list[RunResult] = field(default_factory=list)
     undecided: str = ""
-    between: float | None = None
+    spread: Spread | None = None
+    lineage: list[str] = field(default_factory=list)
+    seeds: int = 0
 
 
 @dataclass
@@ -388,7 +390,7 @@ class _Decider:
         if spread is None:
             return Sample(point, None, [run], "no run here has two seeds")
         draws = draws + spread.draws(lineage, seeds)
-        return Sample(point, draws, [run], between=spread.own(lineage) if len(seeds) < 2 else None)
+        return Sample(point, draws, [run], "", spread, lineage, len(seeds))
 
     @staticmethod
     def of_seeds_alone(run: RunResult, values: list[float], seeds: list[int], what: str) -> Sample:
@@ -545,8 +547,10 @@ class _Decider:
         seeds = min((len(run.counted) for run in trained), default=0)
         if seeds:
             marks.append(ONE_SEED if seeds == 1 else f"{seeds} seeds")
-        if known := [s.between for s in drawn if s.between]:
-            marks.append(f"seeds taken to differ by {max(known):.1f} points")
+        if alone := [s for s in drawn if s.seeds == 1 and s.spread]:  # it is of other runs then
+            lineages = [s.lineage for s in drawn if s.lineage]
+            apart = max(s.spread.apart(lineages) for s in alone if s.spread)
+            marks.append(f"seeds taken to differ by {apart:.1f} points")
         bounds = any(test.values[letter].bounds for letter in samples)
         if any(run.subset for run in runs) or (bounds and self.results.subset_bounds):
             marks.append("subset")
