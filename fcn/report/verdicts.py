@@ -549,7 +549,9 @@ class _Decider:
             marks.append(ONE_SEED if seeds == 1 else f"{seeds} seeds")
         if alone := [s for s in drawn if s.seeds == 1 and s.spread]:  # it is of other runs then
             lineages = [s.lineage for s in drawn if s.lineage]
-            apart = max(s.spread.apart(lineages) for s in alone if s.spread)
+            # What two scores have in common cancels in their difference, not in their ratio.
+            together = [[one] for one in lineages] if "/" in test.measure.text else [lineages]
+            apart = max(s.spread.apart(of) for s in alone if s.spread for of in together)
             marks.append(f"seeds taken to differ by {apart:.1f} points")
         bounds = any(test.values[letter].bounds for letter in samples)
         if any(run.subset for run in runs) or (bounds and self.results.subset_bounds):
