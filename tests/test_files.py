@@ -48,9 +48,8 @@ import os, sys, time
 from fcn.files import atomic_dir
 with atomic_dir(sys.argv[1]) as folder:
     (folder / "half").write_text("x")
-    worker = os.fork()
-    if worker:
-        print(worker, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)  # the worker itself: by now it has let go of the lock
     time.sleep(60)
 """
 
