@@ -14,7 +14,7 @@ from typing import Any
 
 from fcn.errors import UserError
 
-_held: set[int] = set()  # the locks of `folder_near` in this process
+_held: set[int] = set()  # the locks of this process
 
 
 def _let_go() -> None:
@@ -124,15 +124,25 @@ def _clear(left: Path, path: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: str | Path) -> Iterator[None]:
-    """Wait until no other process is in ``folder`` by this function, and keep others waiting."""
+def alone_in(folder: str | Path, refusal: str = "") -> Iterator[None]:
+    """Keep other processes that call this out of ``folder`` meanwhile.
+
+    Waits for one that is in it or, with ``refusal``, raises a UserError of that text. Where the
+    file system has no locks, nobody is kept out.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
+    _held.add(handle)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        except OSError:
+            pass
         yield
     finally:
+        _held.discard(handle)
         os.close(handle)
 
 

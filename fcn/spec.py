@@ -6,6 +6,7 @@ needs only what a bare Snakemake installation has (yaml, jsonschema).
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -342,6 +343,26 @@ def fingerprint(value: Any) -> str:
 def contents_hash(definition: Mapping[str, Any]) -> str:
     """Fingerprint of what a data set holds: its title and terms are words about it."""
     return fingerprint({k: v for k, v in definition.items() if k not in ("title", "terms")})
+
+
+def source_hash(definition: Mapping[str, Any]) -> str:
+    """``contents_hash``, of a folder of one's own with the name, size and time of its files.
+
+    Files whose name begins with a dot are not looked at.
+    """
+    found = contents_hash(definition)
+    if "path" not in definition:
+        return found
+    root = ROOT / Path(definition["path"]).expanduser()
+    files = [
+        (place.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+        for folder, _, names in os.walk(root)
+        for name in names
+        if not name.startswith(".")
+        for place in [Path(folder, name)]
+        for status in [place.stat(follow_symlinks=place.exists())]
+    ]
+    return fingerprint([found, sorted(files)])
 
 
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

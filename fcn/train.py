@@ -16,7 +16,7 @@ from fcn.data.stream import AugmentedSet, groups_of_update, image_order, loader
 from fcn.device import autocast, tf32
 from fcn.errors import UserError
 from fcn.evaluate import check_sizes, evaluate, load_set
-from fcn.files import atomic_file, digest, read_json, write_json
+from fcn.files import alone_in, atomic_file, digest, read_json, write_json
 from fcn.graphs import Graphs, on_stream
 from fcn.inputs import class_weights, count_pixels, net_input
 from fcn.loss import batch_loss
@@ -32,6 +32,14 @@ LOG_EVERY = 20  # updates; the authors' solvers have display and average_loss 20
 CHECKPOINT_SECONDS = 120.0
 DIVERGED = 20.0  # times the loss of chance: a net that does worse than no net at all
 LOSS_FIELDS = ("update", "images", "seconds", "loss", "learning_rate")
+UNTRAINED: dict[str, Any] = {  # of weights that are taken as they are
+    "updates": 0,
+    "images": 0,
+    "seconds": 0.0,
+    "images_per_second": None,
+    "loss": None,
+    "train_images": 0,
+}
 VALIDATION_FIELDS = (
     "update",
     "images",
@@ -310,108 +318,124 @@ def train(
 
     Raises:
         Diverged: naming the update; the last good checkpoint is kept, and diverged.json written.
+        UserError: another process trains this run with this seed.
     """
-    clock = Clock(device)
-    config = run.config
     folder = run.directory(results, seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder}: another process trains {run.id} with seed {seed}; wait for it or stop it."
+    with alone_in(folder, busy):
+        clock = Clock(device)
+        config = run.config
+        net, info, random_layers, archives = _begin(run, seed, device, data_dir, results)
+        rows: list[dict[str, Any]] = []
+        validation: list[dict[str, Any]] = []
+        numbers: dict[str, Any] = UNTRAINED
+        if config["recipe"] is not None:
+            dataset = load_set(data_dir, run, "train", cache_bytes)
+            check_sizes(net, dataset)
+            archives = archives + dataset.info["archives"]
+            checkpoint = folder / f"checkpoint-{run.hash}.pt"
+            training = Training(run, seed, net, dataset, device, checkpoint)
+            (folder / "diverged.json").unlink(missing_ok=True)
+            try:
+                finished = run_loop(training, data_dir, workers, stop_after)
+            except Diverged as error:
+                about = clock.provenance(precision=run.precision, seed=seed, archives=archives)
+                write_json(folder / "diverged.json", _divergence(training, error, about))
+                raise
+            if not finished:
+                return {}
+            rows, validation, numbers = training.rows, training.validation, _numbers(training)
+        write_rows(folder / "loss.csv", LOSS_FIELDS, rows)
+        write_rows(folder / "validation.csv", VALIDATION_FIELDS, validation)
+        provenance = clock.provenance(precision=run.precision, seed=seed, archives=archives)
+        about = {
+            "net": config["net"],
+            "classes": info["classes"],
+            "input": config["input"],
+            **({"inputs": config["inputs"]} if "inputs" in config else {}),
+            "labels": list(run.labels),
+            "run": run.id,
+            "seed": seed,
+            "config_hash": run.hash,
+            "archives": provenance["archives"],
+        }
+        weights = folder / "model.safetensors"
+        save(weights, named_tensors(net), about)
+        result = {
+            "run": run.name,
+            "dataset": run.dataset,
+            "seed": seed,
+            "weights_sha256": digest(weights),
+            **numbers,
+            "random_layers": random_layers,
+            "subset": any(a.get("subset") for a in archives),
+            "peak_memory_bytes": provenance["peak_memory_bytes"],
+            "config": config,
+            "config_hash": run.hash,
+            "provenance": provenance,
+        }
+        write_json(folder / "train.json", result)
+        for pattern in ("checkpoint-*.pt", ".checkpoint-*.tmp"):  # the second of killed processes
+            for old in folder.glob(pattern):
+                old.unlink()
+        return result
+
+
+def _begin(
+    run: Run, seed: int, device: torch.device, data_dir: Path, results: Path
+) -> tuple[FCN, dict[str, Any], list[str], list[dict[str, Any]]]:
+    """A net as its training finds it.
+
+    Returns:
+        the net on ``device``; dataset.json of the test images; the layers that the weights which
+        training starts from do not have; the archives behind these weights.
+    """
     torch.manual_seed(seed)
-    info = read_json(data_dir / "prepared" / config["test"]["dataset"] / "dataset.json")
-    classes = {task: len(info["classes"][task]) for task in run.labels}
-    net = build(config["net"], classes)
+    info = read_json(data_dir / "prepared" / run.config["test"]["dataset"] / "dataset.json")
+    net = build(run.config["net"], {task: len(info["classes"][task]) for task in run.labels})
     initialise(net, seed)
     parents = {
         part: results / parent / f"seed{seed}" / "model.safetensors"
         for part, parent in run.parents.items()
     }
-    left_random, archives = start(net, config["weights"], data_dir, parents)
-    if left_random:
+    random_layers, archives = start(net, run.config["weights"], data_dir, parents)
+    if random_layers:
         print(
-            f"{run.id}: not in the backbone, left at a random start: {', '.join(left_random)}",
+            f"{run.id}: not in the backbone, left at a random start: {', '.join(random_layers)}",
             file=sys.stderr,
         )
     net.to(device).to(memory_format=torch.channels_last)
-    record: dict[str, Any] = {
-        "updates": 0,
-        "images": 0,
-        "seconds": 0.0,
-        "images_per_second": None,
-        "loss": None,
+    return net, info, random_layers, archives
+
+
+def _numbers(training: Training) -> dict[str, Any]:
+    """What a training that has ended took and came to."""
+    images = training.updates * training.batch
+    return {
+        "updates": training.updates,
+        "images": images,
+        "seconds": round(training.seconds, 3),
+        "waited_seconds": round(training.waited, 3),
+        "images_per_second": round(images / max(training.seconds, 1e-9), 3),
+        "loss": training.rows[-1]["loss"],
+        "train_images": len(training.dataset),
     }
-    if config["recipe"] is not None:
-        dataset = load_set(data_dir, run, "train", cache_bytes)
-        check_sizes(net, dataset)
-        archives = archives + dataset.info["archives"]
-        training = Training(run, seed, net, dataset, device, folder / f"checkpoint-{run.hash}.pt")
-        evidence = folder / "diverged.json"
-        evidence.unlink(missing_ok=True)
-        try:
-            finished = run_loop(training, data_dir, workers, stop_after)
-        except Diverged as error:
-            found = {
-                "run": run.name,
-                "dataset": run.dataset,
-                "seed": seed,
-                "update": error.update,
-                "updates": training.updates,
-                "loss": error.loss if math.isfinite(error.loss) else None,
-                "config": config,
-                "config_hash": run.hash,
-                "provenance": clock.provenance(
-                    precision=run.precision, seed=seed, archives=archives
-                ),
-            }
-            write_json(evidence, found)
-            raise
-        if not finished:
-            return {}
-        write_rows(folder / "loss.csv", LOSS_FIELDS, training.rows)
-        write_rows(folder / "validation.csv", VALIDATION_FIELDS, training.validation)
-        images = training.updates * training.batch
-        record = {
-            "updates": training.updates,
-            "images": images,
-            "seconds": round(training.seconds, 3),
-            "waited_seconds": round(training.waited, 3),
-            "images_per_second": round(images / max(training.seconds, 1e-9), 3),
-            "loss": training.rows[-1]["loss"],
-        }
-    else:
-        for name, fields in (("loss", LOSS_FIELDS), ("validation", VALIDATION_FIELDS)):
-            write_rows(folder / f"{name}.csv", fields, [])
-    provenance = clock.provenance(precision=run.precision, seed=seed, archives=archives)
-    about = {
-        "net": config["net"],
-        "classes": info["classes"],
-        "input": config["input"],
-        **({"inputs": config["inputs"]} if "inputs" in config else {}),
-        "labels": list(run.labels),
-        "run": run.id,
-        "seed": seed,
-        "config_hash": run.hash,
-        "archives": provenance["archives"],
-    }
-    weights = folder / "model.safetensors"
-    save(weights, named_tensors(net), about)
-    result = {
+
+
+def _divergence(training: Training, error: Diverged, provenance: dict[str, Any]) -> dict[str, Any]:
+    """What diverged.json says of a training that was given up."""
+    run = training.run
+    return {
         "run": run.name,
         "dataset": run.dataset,
-        "seed": seed,
-        "weights_sha256": digest(weights),
-        **record,
-        "random_layers": left_random,
-        "train_images": len(dataset) if config["recipe"] is not None else 0,
-        "subset": any(a.get("subset") for a in archives),
-        "peak_memory_bytes": provenance["peak_memory_bytes"],
-        "config": config,
+        "seed": training.seed,
+        "update": error.update,
+        "updates": training.updates,
+        "loss": error.loss if math.isfinite(error.loss) else None,
+        "config": run.config,
         "config_hash": run.hash,
         "provenance": provenance,
     }
-    write_json(folder / "train.json", result)
-    for pattern in ("checkpoint-*.pt", ".checkpoint-*.tmp"):  # the second a killed process left
-        for old in folder.glob(pattern):
-            old.unlink()
-    return result
 
 
 def _now(device: torch.device) -> float:

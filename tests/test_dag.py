@@ -284,8 +284,8 @@ def test_a_bad_option_is_one_sentence(finished: Checkout, given: str, told: str)
     assert done.returncode != 0 and told in done.stdout + done.stderr
 
 
-def test_a_changed_list_of_images_prepares_anew(tmp_path: Path) -> None:
-    """Lists outside of archives are inputs: results of other images are not current."""
+def test_a_changed_folder_of_images_prepares_anew(tmp_path: Path) -> None:
+    """Lists, images and labels outside of archives: results of others are not current."""
     checkout = Checkout(tmp_path / "it's here")
     own = SUITE.split("backbones:")[0] + "runs: {}\n"
     folder = """
@@ -311,6 +311,10 @@ def test_a_changed_list_of_images_prepares_anew(tmp_path: Path) -> None:
     (pictures / "lists/train.txt").write_text("0\n1\n2\n")
     done = checkout.snakemake(target)
     assert json.loads((checkout.place / target).read_text())["splits"] == {"train": 3}
+    (pictures / ".DS_Store").write_text("of whoever looks at it")
+    assert "Nothing to be done" in str(checkout.snakemake("-n", target))
+    Image.new("L", (8, 8), 1).save(pictures / "SegmentationClass/2.png")
+    assert "rule prepare:" in checkout.planned(target)
 
 
 TIMED = SUITE.replace("time: false", "time: true").replace(

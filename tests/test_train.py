@@ -1,6 +1,7 @@
 """Training: resumed to the bit, stopped where it diverges, started from what it should."""
 
 import csv
+import fcntl
 import json
 import math
 import os
@@ -763,6 +764,19 @@ def test_workers_change_nothing(make_run, data_dir, tmp_path):
     start(run, data_dir, tmp_path / "none")
     start(run, data_dir, tmp_path / "two", workers=2)
     same_outcome(run, tmp_path / "none", tmp_path / "two")
+
+
+def test_of_two_trainings_of_one_run_and_seed_the_second_is_refused(make_run, data_dir, tmp_path):
+    run = make_run()
+    folder(run, tmp_path).mkdir(parents=True)
+    other = os.open(folder(run, tmp_path), os.O_RDONLY)  # a lock is of who opened the folder
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match=r"another process trains .* with seed 0; wait for it"):
+        start(run, data_dir, tmp_path)
+    assert list(folder(run, tmp_path).iterdir()) == []
+    start(run, data_dir, tmp_path, seed=1)
+    os.close(other)
+    start(run, data_dir, tmp_path)
 
 
 def test_too_small_images_are_named_before_training(make_run, data_dir, tmp_path, monkeypatch):

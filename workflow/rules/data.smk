@@ -58,7 +58,7 @@ rule prepare:
     output:
         f"{DATA}/prepared/{{dataset}}/dataset.json",
     params:
-        definition=lambda w: contents_hash(SUITE.datasets[w.dataset]),
+        definition=lambda w: source_hash(SUITE.datasets[w.dataset]),
     log:
         "logs/prepare/{dataset}.log",
     benchmark:
