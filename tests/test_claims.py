@@ -21,21 +21,15 @@ from fcn.errors import UserError
 from fcn.metrics import scores
 from fcn.report.averages import AVERAGES, METRICS, average, of_confusion
 from fcn.report.bootstrap import DRAWS, Bootstrap, image_weights, interval, mean_of_seeds
-from fcn.report.claims import Measure, Test, Tolerance, assumed_spread, read_claims
+from fcn.report.claims import Measure, Test, Tolerance, read_claims
+from fcn.report.curves import level_at, mean_loss, reached
 from fcn.report.exports import claim_records
 from fcn.report.paper import parse_tables, read_paper
-from fcn.report.results import Results, load_results
+from fcn.report.printed import Printed
+from fcn.report.results import load_results
+from fcn.report.samples import Samples
 from fcn.report.spread import Deviation, Spread, between_seeds
-from fcn.report.verdicts import (
-    ClaimView,
-    TestView,
-    _Decider,
-    _level,
-    _mean_loss,
-    _reached,
-    _whole,
-    decide,
-)
+from fcn.report.verdicts import ClaimView, TestView, _whole, decide
 from fcn.schema import CONFIG, check, read_yaml
 from fcn.spec import Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
@@ -63,13 +57,11 @@ def test_all_claims_are_there_and_what_holds_them_exists():
 
 def test_the_papers_own_numbers_satisfy_every_claim():
     """An oracle for rows, signs and tolerances: decided on the printed numbers, all hold."""
-    empty = Results(Path("nowhere"), {}, {}, [], [])
-    tables = {table.id: table for table in TABLES}
-    decider = _Decider(tables, PAPER, empty, True, Bootstrap(empty), assumed_spread(CONFIG))
+    printed = Printed({table.id: table for table in TABLES}, PAPER)
     held: dict[str, list[str]] = {}
     for claim in CLAIMS:
         for test in claim.tests:
-            for label, point in decider.printed(test):
+            for label, point in printed.measures(test):
                 assert test.expect.verdict(point, point) == "reproduced", (claim.id, test.what)
                 held.setdefault(claim.id, []).append(label)
     assert len(held) == 16 and sum(map(len, held.values())) == 48
@@ -1046,7 +1038,7 @@ def test_a_level_is_reached_where_a_plain_loop_says(losses: list[float], level: 
     if i:  # between the row before and this one
         expected = i - 1 + (means[i - 1] - level) / (means[i - 1] - means[i])
     if all(abs(mean - level) > 1e-9 for mean in means):
-        found = _reached(x, np.array(losses), level, rows)
+        found = reached(x, np.array(losses), level, rows)
         assert found == (None if expected is None else pytest.approx(expected + (rows - 1) / 2))
 
 
@@ -1131,10 +1123,10 @@ def test_a_pair_is_decided_in_a_fraction_of_a_second(tmp_path: Path):
     assert view.tests[0].low is not None and problems == []
 
 
-def decider_of(suite: Suite, root: Path) -> _Decider:
+def samples_of(suite: Suite, root: Path) -> Samples:
     found = load_results(suite, root / "results", [])
-    tables = {table.id: table for table in TABLES}
-    return _Decider(tables, PAPER, found, suite.compare, Bootstrap(found), alike(0.4))
+    printed, compare = Printed({table.id: table for table in TABLES}, PAPER), suite.compare
+    return Samples(printed, found, compare, Bootstrap(found), alike(0.4))
 
 
 def named_tests(claim: str) -> list[Test]:
@@ -1143,9 +1135,9 @@ def named_tests(claim: str) -> list[Test]:
 
 def test_levels_and_shares_of_a_curve_include_their_ends():
     x, y = np.array([10.0, 20.0, 30.0, 40.0]), np.array([4.0, 3.0, 2.0, 1.0])
-    assert _mean_loss(x, y, 0.25, 0.5) == 3.5
-    assert _level(x, y, 0.5, 1) == 3.0 and _level(x, y, 0.375, 1) == 3.5
-    assert _reached(x, y, 3.0, 1) == 20.0  # as a run reaches its own level
+    assert mean_loss(x, y, 0.25, 0.5) == 3.5
+    assert level_at(x, y, 0.5, 1) == 3.0 and level_at(x, y, 0.375, 1) == 3.5
+    assert reached(x, y, 3.0, 1) == 20.0  # as a run reaches its own level
 
 
 def test_a_test_that_failed_outweighs_one_that_is_undecided():
@@ -1168,8 +1160,8 @@ def test_three_rows_of_the_largest_batch_are_averaged(tmp_path: Path):
     for run, batch in zip(runs, (1, 20), strict=True):
         folder = planted(tmp_path / "results", run, 0, 0.6)
         write_curve(folder, np.ones(5), batch, 1.0)
-    decider = decider_of(make_suite(*runs), tmp_path)
-    assert decider.window(named_tests("heavy-learning")[2]) == 3 * 20 * 20
+    ours = samples_of(make_suite(*runs), tmp_path)
+    assert ours.window(named_tests("heavy-learning")[2]) == 3 * 20 * 20
 
 
 def test_each_seed_has_its_own_level_and_rows_without_a_loss_are_passed_over(tmp_path: Path):
@@ -1184,9 +1176,9 @@ def test_each_seed_has_its_own_level_and_rows_without_a_loss_are_passed_over(tmp
             write_curve(folder, curve, 20, 1.0)
     view, _ = decided(make_suite(*runs), tmp_path, "patches")
     assert [test.point for test in view.tests] == pytest.approx([1, 1, 1, 1, 1, 1])
-    decider = decider_of(make_suite(*runs), tmp_path)
+    ours = samples_of(make_suite(*runs), tmp_path)
     cost = next(v for v in named_tests("patches")[2].values.values() if v.axis)
-    levels = [decider.level(cost, seed, 0.0) for seed in (0, 1)]
+    levels = [ours.level(cost, seed, 0.0) for seed in (0, 1)]
     assert levels[0] and levels[1] == pytest.approx(2 * levels[0])
 
 
@@ -1207,9 +1199,9 @@ def test_what_seeds_do_is_of_these_test_images_and_of_trainings(tmp_path: Path):
     for seed, quality in enumerate((0.60, 0.64)):
         planted(tmp_path / "results", low, seed, quality)
         planted(tmp_path / "results", high, seed, quality)
-    decider = decider_of(make_suite(low, high), tmp_path)
+    ours = samples_of(make_suite(low, high), tmp_path)
     value = named_tests("skip-pool4")[0].values["a"]
-    found, lineage = decider.spread(value, decider.results.runs[high.id])
+    found, lineage = ours.spread(value, ours.results.runs[high.id])
     assert found is not None and (found.common.size, found.training.freedom) == (0.0, 1)
     assert lineage == [low.id]
     assert found.stage == found.training  # scored again is no stage that moves by nothing
