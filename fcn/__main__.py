@@ -14,8 +14,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fcn.errors import UserError
 from fcn.files import read_object
+from fcn.options import PREDICT_NETS
 from fcn.schema import unknown
-from fcn.spec import PREDICT_NETS, SEED_MAX, Run, Suite, contents_hash, load_suite
+from fcn.spec import Run, Suite, contents_hash
+from fcn.suites import SEED_MAX, load_suite
 
 
 def _suite(args: argparse.Namespace) -> Suite:

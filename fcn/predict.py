@@ -21,9 +21,9 @@ from fcn.files import atomic_file
 from fcn.inputs import preprocess
 from fcn.nets import FCN, build
 from fcn.nets.padded import for_inference
+from fcn.options import NET_DEFAULTS, PREDICT_NETS
 from fcn.progress import bar, say
 from fcn.schema import CONFIG, read_yaml, unknown
-from fcn.spec import NET_DEFAULTS, PREDICT_NETS
 from fcn.weights import caffemodel
 from fcn.weights.named import load_named, named_tensors, read, settle
 

@@ -18,9 +18,10 @@ from fcn.errors import UserError
 from fcn.files import atomic_dir, write_json
 from fcn.inputs import preprocess
 from fcn.nets.fcn import FCN
+from fcn.options import NET_DEFAULTS, RECIPE_DEFAULTS
 from fcn.progress import bar
 from fcn.provenance import Clock
-from fcn.spec import NET_DEFAULTS, RECIPE_DEFAULTS, fingerprint
+from fcn.spec import fingerprint
 from fcn.weights.backbone import initialise
 from fcn.weights.named import named_tensors, save
 

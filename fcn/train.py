@@ -22,9 +22,10 @@ from fcn.inputs import class_weights, count_pixels, net_input
 from fcn.loss import batch_loss
 from fcn.nets import FCN, build
 from fcn.optim import CaffeSGD, learning_rate
+from fcn.options import RECIPE_OPTIONS
 from fcn.progress import bar, say
 from fcn.provenance import Clock
-from fcn.spec import RECIPE_OPTIONS, Run
+from fcn.spec import Run
 from fcn.weights.backbone import initialise, start
 from fcn.weights.named import named_tensors, save
 

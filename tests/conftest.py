@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from fcn.data.prepare import prepare
 from fcn.schema import read_yaml
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 
 settings.register_profile("here", deadline=None)  # a busy machine is no failure
 settings.load_profile("here")

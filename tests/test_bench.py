@@ -31,7 +31,8 @@ from fcn.bench.plain import Peer, PlainFCN, plain_step
 from fcn.errors import UserError
 from fcn.nets import build
 from fcn.nets.padded import for_inference
-from fcn.spec import RECIPE_OPTIONS, load_suite
+from fcn.options import RECIPE_OPTIONS
+from fcn.suites import load_suite
 from fcn.weights.named import named_tensors, save
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from fcn.classifier import backward_of, classifier_nets, forward_of, time_classi
 from fcn.errors import UserError
 from fcn.files import read_json
 from fcn.nets.geometry import cells_after
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 
 CPU = torch.device("cpu")
 SLIM = {"architecture": "alexnet", "width": 0.05, "hidden": 8, "fc6_kernel": 1}

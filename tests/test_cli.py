@@ -16,7 +16,7 @@ from PIL import Image
 
 from fcn.__main__ import _workers, main, parser
 from fcn.schema import ROOT
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 
 STAGES = (
     "fetch", "extract", "prepare", "backbone", "train", "evaluate", "time", "bounds",

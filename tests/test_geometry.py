@@ -15,8 +15,9 @@ from fcn.data.sprites import semantic_classes
 from fcn.nets import build
 from fcn.nets.geometry import Geometry, bilinear_kernel_size, cells_after, through
 from fcn.nets.trunks import build_trunk
+from fcn.options import NET_DEFAULTS
 from fcn.schema import CONFIG
-from fcn.spec import NET_DEFAULTS, load_suite
+from fcn.suites import load_suite
 
 VOC = {"semantic": 21}
 

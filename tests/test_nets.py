@@ -10,7 +10,7 @@ from fcn.errors import UserError
 from fcn.nets import build
 from fcn.nets.trunks import TRUNKS
 from fcn.nets.upsample import Upsample
-from fcn.spec import FEATURES, NET_DEFAULTS, NET_NEEDS, NET_OPTIONS
+from fcn.options import FEATURES, NET_DEFAULTS, NET_NEEDS, NET_OPTIONS
 from fcn.weights.named import load_named, named_tensors
 
 SKIPS = {

@@ -9,7 +9,8 @@ from torch import nn
 
 from fcn.nets import build
 from fcn.nets.trunks import build_trunk
-from fcn.spec import NET_DEFAULTS, load_suite
+from fcn.options import NET_DEFAULTS
+from fcn.suites import load_suite
 from fcn.weights.caffemodel import load_into, read
 from tests import caffe_oracle
 from tests.caffemodel_writer import write

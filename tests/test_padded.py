@@ -11,7 +11,7 @@ from torch import nn
 from fcn.bench.floors import gflop_of
 from fcn.nets import FCN, build
 from fcn.nets.padded import PaddedTrunk, for_inference
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 
 SLIM = {"width": 0.0625, "hidden": 16, "interpolation": "bilinear", "score_init": "gaussian"}
 TOLERANCE = 1e-5  # of the largest score

@@ -13,7 +13,7 @@ import requests
 
 from fcn import plan
 from fcn.errors import UserError
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 
 SUITE = """
 title: Two runs and one that starts from the first

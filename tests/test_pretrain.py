@@ -11,8 +11,10 @@ from fcn.errors import UserError
 from fcn.files import digest, read_json, write_json
 from fcn.nets import build
 from fcn.nets.trunks import build_trunk
+from fcn.options import NET_DEFAULTS
 from fcn.pretrain import pretrain
-from fcn.spec import NET_DEFAULTS, fingerprint, load_suite
+from fcn.spec import fingerprint
+from fcn.suites import load_suite
 from fcn.train import train
 from fcn.weights.backbone import convert, initialise, start
 from fcn.weights.caffemodel import Layer

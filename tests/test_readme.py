@@ -8,7 +8,7 @@ import yaml
 
 from fcn.__main__ import parser
 from fcn.schema import CONFIG, ROOT
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:python -m fcn|snakemake|make) .*", README, re.M)

@@ -16,7 +16,7 @@ from fcn.files import read_json, write_json
 from fcn.metrics import ConfusionMatrix
 from fcn.nets import CHANNELS, build
 from fcn.schema import CONFIG, read_yaml
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 from fcn.train import train
 from fcn.weights import caffemodel
 from fcn.weights.backbone import start

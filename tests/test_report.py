@@ -36,7 +36,8 @@ from fcn.report.results import SeedResult, load_results, mean_and_std
 from fcn.report.tables import agrees, number, signed
 from fcn.rle import encode_prediction, write_predictions
 from fcn.schema import CONFIG, check, read_yaml
-from fcn.spec import Row, Run, Suite, load_suite
+from fcn.spec import Row, Run, Suite
+from fcn.suites import load_suite
 
 CLASSES = ["background", "aeroplane", "bicycle", "bird"]
 SIZES = [(40, 60), (50, 30), (33, 47), (64, 64), (30, 80)]

@@ -10,20 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-import fcn.spec
+import fcn.suites
 from fcn.__main__ import main
 from fcn.data.readers import READERS
 from fcn.errors import UserError
+from fcn.options import NET_DEFAULTS, NET_NEEDS, RECIPE_DEFAULTS
 from fcn.schema import CONFIG, check, read_yaml, suite_schema, unknown
-from fcn.spec import (
-    CAFFE_INPUT,
-    NET_DEFAULTS,
-    NET_NEEDS,
-    RECIPE_DEFAULTS,
-    Row,
-    fingerprint,
-    load_suite,
-)
+from fcn.spec import Row, contents_hash, fingerprint
+from fcn.suites import CAFFE_INPUT, load_suite
 from tests.conftest import RGB, merged, tiny_suite
 
 SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
@@ -33,7 +27,7 @@ SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))
 def config_is_read_once(monkeypatch):
     """The repository's own files do not change while these tests run."""
     monkeypatch.setattr(
-        fcn.spec,
+        fcn.suites,
         "read_yaml",
         lambda path: repository_file(path) if CONFIG in path.parents else read_yaml(path),
     )
@@ -736,12 +730,12 @@ def test_archives_that_are_not_known(write_suite):
 @pytest.fixture
 def add_to(monkeypatch):
     """Add entries to a file of config/, as it is read."""
-    read = fcn.spec.read_yaml
+    read = fcn.suites.read_yaml
 
     def add(name, entries):
         path = CONFIG / f"{name}.yaml"
         monkeypatch.setattr(
-            fcn.spec,
+            fcn.suites,
             "read_yaml",
             lambda asked: {**read(path), **entries} if asked == path else read(asked),
         )
@@ -784,11 +778,11 @@ RIGHT = {"urls": ["https://a.org/b.tar"], "size": 1, "md5": None, "terms": "T", 
 )
 def test_mistakes_in_an_archive(write_suite, monkeypatch, change, says):
     """Of an archive without any public digest the entry says so: null."""
-    read = fcn.spec.read_yaml
+    read = fcn.suites.read_yaml
 
     def with_own(content):
         monkeypatch.setattr(
-            fcn.spec,
+            fcn.suites,
             "read_yaml",
             lambda path: (
                 {**read(path), "own.tar": content}
@@ -892,7 +886,7 @@ def test_unknown_names_the_nearest():
 
 def test_words_about_a_data_set_do_not_count():
     def hashed(**change):
-        return fcn.spec.contents_hash({"reader": "voc", "title": "A", "terms": "B", **change})
+        return contents_hash({"reader": "voc", "title": "A", "terms": "B", **change})
 
     assert hashed() == hashed(title="C") == hashed(terms="D")
     assert hashed() != hashed(reader="sbd")

@@ -22,7 +22,7 @@ from fcn.data.stream import (
 )
 from fcn.errors import UserError
 from fcn.nets import build
-from fcn.spec import NET_DEFAULTS
+from fcn.options import NET_DEFAULTS
 
 VOID = 255
 

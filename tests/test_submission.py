@@ -25,7 +25,6 @@ from fcn.files import digest, read_json, write_json
 from fcn.nets import build
 from fcn.nets.padded import PaddedTrunk
 from fcn.schema import CONFIG, read_yaml
-from fcn.spec import load_suite
 from fcn.submission import (
     SPLIT,
     check_archive,
@@ -35,6 +34,7 @@ from fcn.submission import (
     write_archive,
     year_of,
 )
+from fcn.suites import load_suite
 from fcn.train import train
 from fcn.weights.named import load_named, read, save
 

@@ -9,8 +9,10 @@ import torch
 
 from fcn.nets import FCN
 from fcn.nets.trunks import CHANNELS
+from fcn.options import NET_OPTIONS, RECIPE_OPTIONS, RUN_OPTIONS
 from fcn.schema import CONFIG, read_yaml
-from fcn.spec import NET_OPTIONS, RECIPE_OPTIONS, RUN_OPTIONS, Run, load_suite
+from fcn.spec import Run
+from fcn.suites import load_suite
 
 TABLES = read_yaml(CONFIG / "tables.yaml")
 SHIPPED = sorted(path.stem for path in (CONFIG / "suites").glob("*.yaml"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fcn.errors import UserError
 from fcn.nets.trunks import build_trunk
-from fcn.spec import NET_DEFAULTS
+from fcn.options import NET_DEFAULTS
 from fcn.weights.torchvision import load_torchvision
 
 

@@ -29,7 +29,7 @@ from fcn.files import digest, read_json
 from fcn.inputs import preprocess
 from fcn.loss import batch_loss, pixel_losses
 from fcn.nets import build
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 from fcn.train import (
     CHECKPOINT_SECONDS,
     DIVERGED,

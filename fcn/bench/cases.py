@@ -28,8 +28,9 @@ from fcn.metrics import ConfusionMatrix
 from fcn.nets import FCN, build
 from fcn.nets.padded import for_inference
 from fcn.optim import CaffeSGD
+from fcn.options import RECIPE_OPTIONS
 from fcn.rle import encode_prediction
-from fcn.spec import RECIPE_OPTIONS, Run, Suite
+from fcn.spec import Run, Suite
 from fcn.train import Training, run_loop
 from fcn.weights.named import load_named, read
 

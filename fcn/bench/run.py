@@ -20,7 +20,7 @@ from fcn.files import read_json, write_json
 from fcn.graphs import on_stream
 from fcn.nets.padded import for_inference
 from fcn.provenance import Clock
-from fcn.spec import load_suite
+from fcn.suites import load_suite
 
 TABLE1, VOC = (500, 500), (375, 500)  # height, width
 NETS = ("voc-fcn32s", "voc-fcn8s", "voc-fcn-googlenet")

@@ -25,7 +25,8 @@ from scipy.io import savemat
 from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.schema import ROOT
-from fcn.spec import Run, Suite, load_suite
+from fcn.spec import Run, Suite
+from fcn.suites import load_suite
 
 POLL_SECONDS = 0.05
 GIGABYTE = 10**9

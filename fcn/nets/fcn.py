@@ -10,7 +10,7 @@ from fcn.errors import UserError
 from fcn.nets.geometry import Geometry, bilinear_kernel_size, cells_after, through
 from fcn.nets.trunks import CHANNELS, Trunk, build_streams
 from fcn.nets.upsample import Upsample
-from fcn.spec import NET_OPTIONS
+from fcn.options import NET_OPTIONS
 
 IMAGE = Geometry()
 SUFFIXES = {"semantic": "_sem", "geometric": "_geo"}  # the authors' names in their SIFT Flow nets

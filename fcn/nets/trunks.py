@@ -14,7 +14,7 @@ from fcn.errors import UserError
 from fcn.nets.conv import ConvReLU
 from fcn.nets.geometry import Geometry, cells_after, through
 from fcn.nets.norm import LocalResponseNorm
-from fcn.spec import NET_OPTIONS
+from fcn.options import NET_OPTIONS
 
 CHANNELS = {"image": 3, "depth": 1, "hha": 3}  # of each input
 # The authors' names: what a layer of a late fusion ends in (nyud-fcn32s-color-hha), and what is

@@ -10,7 +10,7 @@ from fcn.errors import UserError
 from fcn.files import atomic_dir, read_json, write_json
 from fcn.nets.fcn import FCN, Head
 from fcn.nets.trunks import CHANNELS, Trunk, build_trunk
-from fcn.spec import NET_DEFAULTS
+from fcn.options import NET_DEFAULTS
 from fcn.weights import caffemodel
 from fcn.weights.named import load_named, named_tensors, read, save, settle
 

@@ -11,7 +11,8 @@ sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
 from fcn.plan import SERVER_SETS, device_problem, gpu_count, preflight, server_sets
 from fcn.schema import CONFIG, check, read_yaml, unknown
-from fcn.spec import fingerprint, load_suite, source_hash
+from fcn.spec import fingerprint, source_hash
+from fcn.suites import load_suite
 
 config.setdefault("partial", False)
 for key, value in config.items():
