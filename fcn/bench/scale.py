@@ -22,6 +22,8 @@ import psutil
 from PIL import Image
 from scipy.io import savemat
 
+from fcn.data.hha import Camera, hha
+from fcn.data.scenes import scene
 from fcn.errors import UserError
 from fcn.files import write_json
 from fcn.schema import ROOT
@@ -104,7 +106,7 @@ def _row(
 
 
 def harness(images: dict[str, int] | None = None, seeds: int = 6) -> list[dict[str, Any]]:
-    """``snakemake -n`` on the finished paper, its report with more seeds, SBD prepared.
+    """``snakemake -n`` on the finished paper, its report with more seeds, SBD prepared, HHA.
 
     Args:
         images: of SBD's lists (default: as many as it has).
@@ -132,7 +134,25 @@ def harness(images: dict[str, int] | None = None, seeds: int = 6) -> list[dict[s
         command = [*python, "fcn", "prepare", "sbd", "--data-dir", str(data), "--threads", "2"]
         what = f"prepare SBD, {sum(images.values()):,} images, 2 processes"
         rows.append(_row(what, measured(command), None, 2 * GIGABYTE))
+    what = "HHA of a depth image of 640x480"
+    rows.append(_row(what, _hha(), 0.5, None))
     return rows
+
+
+def _hha(images: int = 5) -> dict[str, Any]:
+    """As ``measured``, without memory: seconds of one image, the mean over generated scenes."""
+    size = (480, 480), (640, 640)
+    depths = [scene(0, "bench", i, size).depth for i in range(images)]
+    started, processor = time.perf_counter(), time.process_time()
+    for depth in depths:
+        hha(depth, None, Camera(518.9, 519.5, (640 + 1) / 2, (480 + 1) / 2))
+    return {
+        "seconds": (time.perf_counter() - started) / images,
+        "cpu_seconds": (time.process_time() - processor) / images,
+        "status": 0,
+        "output": "",
+        "peak_bytes": None,
+    }
 
 
 # ------------------------------------------------------------------------------------- imitations
