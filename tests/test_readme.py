@@ -64,7 +64,7 @@ def test_the_suite_of_an_own_data_set_loads(tmp_path):
 
 
 def test_links_lead_to_files():
-    for page in ("README.md", "docs/architecture.md", "docs/deviations.md"):
+    for page in ("README.md", "reports/README.md", "docs/architecture.md", "docs/deviations.md"):
         place = ROOT / page
         for link in re.findall(r"\]\(([^)#:]+)\)", place.read_text()):
             assert (place.parent / link).exists(), f"{page}: {link}"
