@@ -25,11 +25,13 @@ class Row:
     """A row of a table that a run fills.
 
     ``against``: labels of the texts that it is set against where a row has several; empty for all.
+    ``decides``: whether claims about the row are tested on this run.
     """
 
     table: str
     row: str
     against: tuple[str, ...] = ()
+    decides: bool = True
 
 
 @dataclass(frozen=True)

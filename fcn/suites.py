@@ -278,7 +278,7 @@ class _Resolver:
             note=entry.get("note"),
             config=config,
             rows=tuple(
-                Row(r["table"], r["row"], tuple(r.get("against", ())))
+                Row(r["table"], r["row"], tuple(r.get("against", ())), r.get("decides", True))
                 for r in entry.get("rows", [])
             ),
             seeds=own if recipe or _parents_of(key, entry) else (0,),  # released weights have none

@@ -53,11 +53,23 @@ VALIDATION_FIELDS = (
 
 
 class Diverged(UserError):
-    """The loss is not finite, or far above that of chance; ``loss`` per pixel at ``update``."""
+    """The loss is not finite, or stays far above chance; ``loss`` per pixel at ``update``."""
 
     def __init__(self, message: str, update: int, loss: float) -> None:
         super().__init__(message)
         self.update, self.loss = update, loss
+
+
+def _diverged_at(losses: list[float], limit: float) -> int | None:
+    """Where a training has diverged, of the losses per pixel of updates in a row.
+
+    At the first that is not finite or, if most are above ``limit``, at the first that is: a single
+    hard image in a batch of one is no divergence.
+    """
+    endless = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
+    above = [i for i, loss in enumerate(losses) if loss > limit]
+    found = endless + (above if 2 * len(above) > len(losses) else [])
+    return min(found, default=None)
 
 
 def chance_loss(loss: str, classes: int) -> float:
@@ -262,21 +274,21 @@ class Training:
         self.losses.zero_()
         done = (self.update - 1) % LOG_EVERY + 1
         per_update = window[:done, 0] / window[:done, 1].clamp(min=1)
-        for i, value in enumerate(per_update.tolist()):
-            if not math.isfinite(value) or value > self.limit:
-                last = (
-                    f"the last good checkpoint is {self.checkpoint}"
-                    if self.checkpoint.exists()
-                    else "there is no checkpoint before it"
-                )
-                update = self.update - done + i + 1
-                raise Diverged(
-                    f"{self.run.id} seed {self.seed}: the loss per pixel was {value:.4g} at update "
-                    f"{update} of {self.updates}; training diverged. Lower recipe.learning_rate; "
-                    f"{last}.",
-                    update,
-                    value,
-                )
+        losses = per_update.tolist()
+        if (i := _diverged_at(losses, self.limit)) is not None:
+            last = (
+                f"the last good checkpoint is {self.checkpoint}"
+                if self.checkpoint.exists()
+                else "there is no checkpoint before it"
+            )
+            update = self.update - done + i + 1
+            raise Diverged(
+                f"{self.run.id} seed {self.seed}: the loss per pixel was {losses[i]:.4g} at update "
+                f"{update} of {self.updates}; training diverged. Lower recipe.learning_rate; "
+                f"{last}.",
+                update,
+                losses[i],
+            )
         loss = float(window[:done, 0].sum() / window[:done, 1].sum().clamp(min=1))
         self.rows.append(
             {

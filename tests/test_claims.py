@@ -30,7 +30,7 @@ from fcn.report.samples import Samples
 from fcn.report.spread import Deviation, Spread, between_seeds
 from fcn.report.verdicts import ClaimView, TestView, _whole, decide
 from fcn.schema import CONFIG, check, read_yaml
-from fcn.spec import Run, Suite
+from fcn.spec import Row, Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
 
 TABLES = parse_tables(read_yaml(CONFIG / "tables.yaml"))
@@ -63,8 +63,9 @@ def test_the_papers_own_numbers_satisfy_every_claim():
             for label, point in printed.measures(test):
                 assert test.expect.verdict(point, point) == "reproduced", (claim.id, test.what)
                 held.setdefault(claim.id, []).append(label)
-    assert len(held) == 16 and sum(map(len, held.values())) == 48
-    assert held["context-skips"] == 2 * ["arXiv v2", "author's copy, Sept. 2015", "PAMI 2017"]
+    assert len(held) == 16 and sum(map(len, held.values())) == 50
+    single = ["author's copy, Sept. 2015", "PAMI 2017"]  # and three pairs of arXiv v2
+    assert held["context-skips"] == [*2 * ["arXiv v2"], *2 * single, *2 * ["arXiv v2"]]
 
 
 def test_an_ablation_row_is_in_a_claim():
@@ -72,7 +73,7 @@ def test_an_ablation_row_is_in_a_claim():
     needed = {
         (value.table, value.row) for c in CLAIMS for t in c.tests for value in t.values.values()
     }
-    shown_only = {"FCN-32s", "fc6 dilated", "rarefaction 16", "rarefaction 8"}
+    shown_only = {"FCN-32s", "fc6 dilated"}
     shown_only |= {"batch 20, momentum 0.99"}
     for table in TABLES:
         for row in table.rows if table.ablation else ():
@@ -112,6 +113,7 @@ def raw_claims() -> dict[str, Any]:
             "2 numbers (name the dataset)",
         ),
         (("tests", 0, "unit"), "miles", "miles"),
+        (("tests", 0, "against"), ["CVPR 2105"], "no text 'CVPR 2105'; did you mean CVPR 2015"),
         (("by_test",), "tests/x.py", "skip-pool4"),
     ],
 )
@@ -521,6 +523,49 @@ def pair(seeds: tuple[int, ...] = (0,)) -> tuple[Run, Run]:
     )
 
 
+def filling(name: str, row: str, against: tuple[str, ...] = (), decides: bool = True) -> Run:
+    run = make_run(f"voc2011/{name}", (), (0, 1))
+    return replace(run, rows=(Row("context", row, against, decides),))
+
+
+def test_a_claim_on_one_text_is_tested_on_the_runs_set_against_it(tmp_path: Path):
+    """Two trainings fill a row: neither stands in for the other, and they are never mixed."""
+    old, new = ("arXiv v2",), ("author's copy, Sept. 2015", "PAMI 2017")
+    quality = {("FCN-32s", old): 0.6, ("FCN-16s", old): 0.5, ("FCN-32s", new): 0.4}
+    runs = {key: filling(f"{key[0]}-{len(key[1])}", *key) for key in quality}
+    for key, run in runs.items():
+        for seed in run.seeds:
+            planted(tmp_path / "results", run, seed, quality[key])
+    tests = decided(make_suite(*runs.values()), tmp_path, "context-skips")[0].tests
+    first = {test.test.what: test for test in tests if "FCN-16s above FCN-32s" in test.test.what}
+    accumulated = first["FCN-16s above FCN-32s, accumulated batches"]
+    assert accumulated.verdict == "not reproduced"
+    assert [run for _, _, run in accumulated.values if run] and accumulated.point
+    assert [label for _, label in accumulated.paper] == ["arXiv v2"]
+    single = first["FCN-16s above FCN-32s, single images"]
+    assert (single.verdict, single.reason) == ("not run", "“FCN-16s”: no run")
+    assert [label for _, label in single.paper] == list(new)
+    every = [filling("every-32s", "FCN-32s"), filling("every-16s", "FCN-16s")]
+    for run, share in zip(every, (0.4, 0.6), strict=True):
+        for seed in run.seeds:
+            planted(tmp_path / "results", run, seed, share)
+    tests = decided(make_suite(*every), tmp_path, "context-skips")[0].tests
+    assert [t.verdict for t in tests if "FCN-16s above FCN-32s" in t.test.what] == [
+        *["reproduced"] * 2,
+        "not run",  # of 33 classes
+    ]
+
+
+def test_a_run_may_fill_a_row_without_deciding(tmp_path: Path):
+    low = filling("low", "FCN-32s")
+    shown, tested = filling("shown", "FCN-16s", decides=False), filling("tested", "FCN-16s")
+    for run, quality in ((low, 0.5), (shown, 0.3), (tested, 0.7)):
+        for seed in run.seeds:
+            planted(tmp_path / "results", run, seed, quality)
+    for suite, verdict in (((low, shown, tested), "reproduced"), ((low, shown), "not run")):
+        assert decided(make_suite(*suite), tmp_path, "context-skips")[0].tests[0].verdict == verdict
+
+
 def test_draws_equal_a_test_set_put_together_by_hand(tmp_path: Path):
     run, _ = pair()
     folder = planted(tmp_path / "results", run, 0, 0.7, images=9)
@@ -896,7 +941,7 @@ def test_an_inference_time_is_measured_once_whatever_the_seeds(tmp_path: Path):
             timing["protocols"]["paper"]["mean_ms"] = ms
             write(folder / "timing.json", timing)
         (folder / "timing.json").unlink()
-    test = decided(make_suite(*runs), tmp_path, "shift-and-stitch")[0].tests[2]
+    test = decided(make_suite(*runs), tmp_path, "shift-and-stitch")[0].tests[4]
     assert (test.verdict, test.point, test.marks) == ("reproduced", 4.0, [])
 
 

@@ -80,8 +80,12 @@ def test_the_tables_without_runs_have_their_source():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_runs_fill_rows_that_are_ours(name):
+    controls = {("pami_table2", "FCN-accum, rate on the mean")}  # of what no edition prints
+    controls |= {("pami_table2", "FCN-online, tenfold rate")}
     for (table, row), runs in FILLED[name].items():
-        assert row in rows_of_runs(table), f"{runs[0].id}: {table} has no such row of ours: {row}"
+        assert row in rows_of_runs(table) or (table, row) in controls, (
+            f"{runs[0].id}: {table} has no such row of ours: {row}"
+        )
 
 
 @pytest.mark.parametrize("table", [table for table in TABLES if table not in WITHOUT_RUNS])
@@ -226,6 +230,7 @@ BESIDES = {
     ("demo", "pami_table2"): {"recipe.learning_rate", "recipe.normalize"},
     ("laptop", "pami_table2"): {"recipe.learning_rate"},
     ("laptop", "pami_table3"): {"weights", "recipe.images"},
+    ("voc-subset", "pami_table3"): {"weights", "recipe.images", "recipe.learning_rate"},
     ("voc-subset", "pretraining"): {"recipe.score_rate"},
 }
 

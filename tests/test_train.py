@@ -436,6 +436,17 @@ def test_far_above_guessing_is_by_the_recipes_own_loss(make_run, data_dir, tmp_p
         state.log(0.0)
 
 
+def test_a_single_hard_image_is_no_divergence():
+    calm, high = [1.0] * 20, [1.0] * 9 + [99.0] * 11
+    assert training._diverged_at([99.0, *calm[1:]], 60.0) is None
+    assert training._diverged_at([*high[:-2], 1.0, 1.0], 60.0) is None
+    assert training._diverged_at(high, 60.0) == 9
+    assert training._diverged_at([99.0, *high[1:]], 60.0) == 0
+    for endless in (math.nan, math.inf):
+        assert training._diverged_at([99.0, *calm[2:], endless], 60.0) == 19
+    assert training._diverged_at([99.0], 60.0) == 0
+
+
 def test_the_update_that_diverged_is_named(make_run, data_dir, tmp_path, monkeypatch):
     """Not the row of the log that shows it."""
     run = make_run(recipe={"base": "short", "images": 80})

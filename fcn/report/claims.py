@@ -163,7 +163,10 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Value:
-    """One letter of a test; which fields are set says what it is (config/claims.yaml)."""
+    """One letter of a test; which fields are set says what it is (config/claims.yaml).
+
+    ``against``: labels of the texts that a run must be set against to count; empty for any.
+    """
 
     table: str | None = None
     row: str | None = None
@@ -177,6 +180,7 @@ class Value:
     paper: Printed | None = None
     bounds: str | None = None
     classifier: str | None = None
+    against: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -307,6 +311,10 @@ class _Reader:
         for row in filter(None, (value["row"], cost.get("of"))):
             if row not in rows:
                 raise self.fail(where, f"in {table}, {unknown('row', row, rows)}")
+        labels = [read.label for read in self.tables[table].reads]
+        for label in test.get("against", ()):
+            if label not in labels:
+                raise self.fail(where, f"in {table}, {unknown('text', label, labels)}")
         curve = "cost" in value or "loss" in value
         column = value.get("column", test.get("column", "mean_iu"))
         if "from" in value or curve:
@@ -323,6 +331,7 @@ class _Reader:
             axis=cost.get("axis"),
             of=cost.get("of"),
             at=cost.get("at", 0.0),
+            against=tuple(test.get("against", ())),
         )
 
 

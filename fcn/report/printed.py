@@ -26,9 +26,12 @@ class Printed:
     def measures(self, test: Test) -> list[tuple[str, float]]:
         """(label, measure) for each text that prints every value of a test."""
         sides = [self.value(value) for value in test.values.values()]
+        against = {label for value in test.values.values() for label in value.against}
         of_texts = [side for side in sides if ANY not in side]
         found = []
         for label in of_texts[0] if of_texts else ():
+            if against and label not in against:
+                continue
             values = [side.get(label, side.get(ANY)) for side in sides]
             known = {k: v for k, v in zip(test.values, values, strict=True) if v is not None}
             if len(known) == len(values):

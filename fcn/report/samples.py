@@ -13,6 +13,7 @@ from fcn.report.printed import Printed
 from fcn.report.results import Results, RunResult, SeedResult, finite, is_time, mean_and_std
 from fcn.report.spread import Spread, between_seeds
 from fcn.report.tables import feeding
+from fcn.spec import Row
 
 FAR = 300.0  # of a logarithm: its exponential, squared, is still a number
 
@@ -32,6 +33,15 @@ class Sample:
     spread: Spread | None = None
     lineage: list[str] = field(default_factory=list)
     seeds: int = 0
+
+
+def _counts(row: Row, value: Value) -> bool:
+    """Does a run that fills ``row`` count for a value of a claim?"""
+    return (
+        (row.table, row.row) == (value.table, value.row)
+        and row.decides
+        and (not row.against or set(value.against) <= set(row.against))
+    )
 
 
 def scored_on(run: RunResult) -> tuple[str, str]:
@@ -57,11 +67,12 @@ class Samples:
     _spreads: dict[tuple[object, ...], tuple[Spread | None, set[str]]] = field(default_factory=dict)
 
     def entries(self, value: Value) -> list[RunResult]:
-        """The runs that fill the row of a value, in the suite's order."""
+        """The runs that fill the row of a value and decide claims there, in the suite's order."""
         table = str(value.table)
         if table not in self._feeding:
             self._feeding[table] = feeding(self.results, table)
-        return self._feeding[table].get(str(value.row), [])
+        fed = self._feeding[table].get(str(value.row), [])
+        return [run for run in fed if any(_counts(row, value) for row in run.run.rows)]
 
     def runs(self, value: Value) -> list[RunResult]:
         """Those of them with a result."""
