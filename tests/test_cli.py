@@ -1,5 +1,6 @@
 """``python -m fcn``: help, and one sentence for each thing that is wrong or missing."""
 
+import argparse
 import errno
 import json
 import os
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn.__main__ import _workers, main, parser
+from fcn.__main__ import _STAGES, _workers, main
+from fcn.arguments import parser
 from fcn.schema import ROOT
 from fcn.suites import load_suite
 
@@ -22,6 +24,11 @@ STAGES = (
     "fetch", "extract", "prepare", "backbone", "train", "evaluate", "time", "bounds",
     "architecture", "report", "publish", "plan", "preflight", "predict", "score",
 )  # fmt: skip
+
+
+def test_every_stage_of_the_command_line_is_there():
+    (stages,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert set(_STAGES) == set(stages.choices)
 
 
 def test_help_does_without_pytorch_and_snakemake():

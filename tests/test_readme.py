@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from fcn.__main__ import parser
+from fcn.arguments import parser
 from fcn.schema import CONFIG, ROOT
 from fcn.suites import load_suite
 
