@@ -174,7 +174,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from fcn.evaluate import evaluate_run
 
     with chosen(args.device) as device:
-        evaluate_run(
+        found = evaluate_run(
             run,
             args.seed,
             device=device,
@@ -182,6 +182,9 @@ def _evaluate(args: argparse.Namespace) -> None:
             results=args.results,
             workers=_workers(args, device.type),
         )
+    for task, scores in found["tasks"].items():
+        value = "none" if scores["mean_iu"] is None else f"{100 * scores['mean_iu']:.1f} %"
+        print(f"{run.id} seed {args.seed}: {task} mean IU {value}, {found['images']} images")
 
 
 def _time(args: argparse.Namespace) -> None:

@@ -73,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--trials", type=_positive, default=50, help="trials of the synchronised protocol"
             )
-    bounds = stage("bounds", "Upper bounds on mean IU from the truth alone.", "data", "results")
+    bounds = stage(
+        "bounds", "Upper bounds on mean IU from the truth alone.", "suite", "data", "results"
+    )
     bounds.add_argument("dataset", metavar="DATASET")
     bounds.add_argument("split", metavar="SPLIT")
     bounds.add_argument(

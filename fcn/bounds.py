@@ -142,7 +142,7 @@ def upper_bounds(
                         matrix
                     )
     if not images:
-        raise UserError("upper bounds: there is no label map.")
+        raise UserError("upper bounds: there is no label map (a PNG, or an image of the split).")
     result: dict[str, dict[str, float]] = {}
     for (method, void, factor), matrix in counts.items():
         result.setdefault(f"{method}, {void}", {})[str(factor)] = mean_iu(matrix)

@@ -146,6 +146,14 @@ def alone_in(folder: str | Path, refusal: str = "") -> Iterator[None]:
         os.close(handle)
 
 
+def at_home(path: str | Path) -> Path:
+    """``path`` with the home folder for its ~; a UserError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home folder; give another path.") from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -23,6 +23,8 @@ def pixel_losses(
     target = truth.long()
     if kind == "softmax":
         return F.cross_entropy(scores, target, class_weights, ignore_index=VOID, reduction="none")
+    if kind != "sigmoid":
+        raise ValueError(f"no loss {kind!r}")
     valid = target != VOID
     one_hot = F.one_hot(torch.where(valid, target, 0), scores.shape[1]).permute(0, 3, 1, 2)
     losses = F.binary_cross_entropy_with_logits(scores, one_hot.float(), reduction="none")

@@ -75,7 +75,7 @@ def _googlenet(net: Mapping[str, Any]) -> bool:
 
 
 def _fully_connected(net: Mapping[str, Any]) -> bool:
-    return not _googlenet(net) and _own_top(net)
+    return "drop7" in FEATURES.get(net["architecture"], {}) and _own_top(net)
 
 
 # What an option of a net needs to have an effect, in words and as a test of the resolved net. Where
@@ -147,7 +147,9 @@ def check_net(own: Mapping[str, Any], net: Mapping[str, Any], where: str) -> Non
     usual = NET_DEFAULTS | NET_OPTIONS
     net = {**usual, **net}
     strides = FEATURES.get(net["architecture"], {})
-    above = ""
+    if net["pool5_stride"] == 1:
+        strides = {name: s // 2 if s == 32 else s for name, s in strides.items()}
+    above = next(reversed(strides), "") if net["top"] is None else ""
     for key, name in [("top", net["top"]), *(("skips", skip) for skip in net["skips"])]:
         if name is None or not strides:
             continue

@@ -14,7 +14,7 @@ import requests
 
 from fcn.data.subsets import undeclared
 from fcn.errors import UserError
-from fcn.files import lookup, read_object
+from fcn.files import at_home, lookup, read_object
 from fcn.schema import ROOT, unknown
 from fcn.spec import Run, Suite
 
@@ -189,9 +189,10 @@ def cost(suite: Suite, results: Path, data_dir: Path) -> str:
     if again := len(left) - trained:
         text += f" and {again} more to score"
     text += f" of {_count(len(suite.runs), 'run')}"
-    time = f"{total:.1f} hours" if total >= 1 else f"{60 * total:.0f} minutes"
-    text += f": about {time} on {device}"
     guessed = len(left) - measured - without
+    if measured or guessed:
+        time = f"{total:.1f} hours" if total >= 1 else f"{60 * total:.0f} minutes"
+        text += f": about {time} on {device}"
     if guessed:
         recipes = [run.config["recipe"] for run, _ in left]
         kinds = {recipe["precision"] for recipe in recipes if recipe} or {"fp32"}
@@ -260,7 +261,7 @@ def preflight(
     problems = [*_device_problems(suite, device, bool(left))]
     for name in dict.fromkeys(name for run, _ in left for name in run.datasets):
         path = suite.datasets[name].get("path")
-        if path and not (ROOT / Path(path).expanduser()).is_dir():
+        if path and not (ROOT / at_home(path)).is_dir():
             problems += [f"data set {name}: path {path} is no folder"]
     if subsets:
         sidecars = [data_dir / "archives" / f"{name}.json" for name in asked]

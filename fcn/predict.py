@@ -136,6 +136,8 @@ def load(name: str, weights: Path, device: torch.device = CPU, precision: str = 
         return _load_ours(name, weights, device, precision)
     if not weights.exists():
         raise UserError(f"{weights}: no such file.")
+    if weights.is_dir():
+        raise UserError(f"{weights}: a folder; give the model.safetensors in it.")
     if name == AUTO:
         raise UserError(
             f"--net {AUTO}: {weights} does not say what net it is of; choose "

@@ -7,17 +7,18 @@ No PyTorch and no Snakemake here: both the DAG and the stages read runs through 
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fcn.errors import UserError
+from fcn.files import at_home
 from fcn.options import NET_DEFAULTS
 from fcn.schema import ROOT, unknown
 
 UNPACKED = (".tar", ".tar.gz", ".tgz", ".zip")  # archives; any other file is used as it is
-COMMAND = ("snakemake", "--cores", "all", "--use-conda")
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,12 @@ class Suite:
 
     @property
     def command(self) -> str:
-        """The command that a row's target is appended to."""
+        """The command that a row's target is appended to, with conda where this runs in it."""
+        words = ["snakemake", "--cores", "all"]
+        words += ["--use-conda"] if "CONDA_PREFIX" in os.environ else []
         choices = [] if self.name == "paper" else [f"suite={self.name}"]
         choices += [f"precision={self.precision}"] if self.precision else []
-        return " ".join([*COMMAND, "--config", *choices] if choices else COMMAND)
+        return shlex.join([*words, "--config", *choices] if choices else words)
 
     def run(self, name: str) -> Run:
         """A run by DATASET/RUN, or by RUN where that is enough."""
@@ -177,7 +180,7 @@ class Suite:
         definition = self.datasets[dataset]
         places = [ROOT]
         if "path" in definition:
-            places.append(ROOT / Path(definition["path"]).expanduser())
+            places.append(ROOT / at_home(definition["path"]))
         names = [
             name
             for part in (definition.get("splits"), definition.get("classes"))
@@ -215,7 +218,7 @@ def source_hash(definition: Mapping[str, Any]) -> str:
     found = contents_hash(definition)
     if "path" not in definition:
         return found
-    root = ROOT / Path(definition["path"]).expanduser()
+    root = ROOT / at_home(definition["path"])
     files = [
         (place.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
         for folder, _, names in os.walk(root)

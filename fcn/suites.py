@@ -229,6 +229,11 @@ class _Resolver:
         weights, inputs = self.weights(key, net, where)
         for row in entry.get("rows", []):
             self.row(row, f"{where}.rows")
+        known = definition.get("classes")
+        kinds = list(known) if isinstance(known, dict) else ["semantic"] if known else None
+        for label in entry.get("labels", []):
+            if kinds is not None and label not in kinds:
+                raise UserError(f"{where}.labels: {unknown(f'labels of {dataset}', label, kinds)}")
         scale = (recipe or {}).get("scale")
         if scale and scale[0] > scale[1]:
             raise UserError(f"{where}.recipe.scale: {scale}: the first is the least factor.")

@@ -345,6 +345,7 @@ def train(
         if config["recipe"] is not None:
             dataset = load_set(data_dir, run, "train", cache_bytes)
             check_sizes(net, dataset)
+            check_sizes(net, load_set(data_dir, run, "test"))  # not only when it is to be scored
             archives = archives + dataset.info["archives"]
             checkpoint = folder / f"checkpoint-{run.hash}.pt"
             training = Training(run, seed, net, dataset, device, checkpoint)

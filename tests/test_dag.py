@@ -352,6 +352,8 @@ def touched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("backbone", "tiny.yaml", "pretrain: {seed: 1,", "pretrain: {seed: 2,"),
         ("time", "tiny.yaml", "fc6_kernel: 3}\n  tiny16s", "fc6_kernel: 5}\n  tiny16s"),
         ("upper_bounds", "tiny.yaml", "split: val}]", "split: train}]"),
+        ("architecture", "tiny.yaml", "  scenes/other:", "  scenes/renamed:"),
+        ("report", "tiny.yaml", "row: FCN-32s}]", "row: FCN-32s, decides: false}]"),
         ("architecture", "tiny.yaml", "  tiny16s:", "  b: {base: tiny32s, hidden: 9}\n  tiny16s:"),
         ("classifier", "tiny.yaml", "crop: 64", "crop: 80"),
         ("report", "tiny.yaml", "Not the paper's", "Nobody's"),

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from fcn.errors import UserError
-from fcn.files import alone_in, atomic_dir, atomic_file, folder_near, read_object, write_json
+from fcn.files import (
+    alone_in,
+    at_home,
+    atomic_dir,
+    atomic_file,
+    folder_near,
+    read_object,
+    write_json,
+)
 from fcn.weights.named import save
 
 
@@ -92,6 +100,13 @@ def test_folders_of_one_process_leave_each_other_alone(tmp_path):
             pass
         assert names(scratch) == []
     assert names(tmp_path) == ["a"]
+
+
+def test_a_home_that_is_not_there_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert at_home("~/data") == Path("/home/me/data") and at_home("data") == Path("data")
+    with pytest.raises(UserError, match="~nobody-here/data: there is no such home folder"):
+        at_home("~nobody-here/data")
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):

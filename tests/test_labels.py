@@ -65,6 +65,14 @@ def test_a_palette_file_is_indices_or_colours_as_told(tmp_path):
     assert read.tolist() == [[0, 255]]
 
 
+def test_indices_among_coloured_files_are_told(tmp_path):
+    Image.fromarray(np.array([[1, 2]], np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(
+        UserError, match=r"a\.png: holds indices of classes, where `colours` is set"
+    ):
+        read_coloured_label(tmp_path / "a.png", "voc", 3, None)
+
+
 @pytest.mark.parametrize(
     ("values", "classes", "void", "told"),
     [

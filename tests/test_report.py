@@ -603,7 +603,7 @@ def test_numbers_in_csv_and_page_equal_an_independent_computation(tmp_path: Path
     assert "n = 3" in " ".join(shown) and "736\u00a0images" in " ".join(shown)
     assert "2\u202f000\u00a0images seen" in " ".join(shown) and "21\u00a0min" in " ".join(shown)
     assert "Some GPU" in " ".join(shown)
-    assert f"snakemake --cores all --use-conda --config suite=test -- {run.target(0)}" in page.text
+    assert f"snakemake --cores all --config suite=test -- {run.target(0)}" in page.text
     assert "2026-02-03T10:00:00+00:00" in page.text
 
 
@@ -1041,6 +1041,19 @@ def test_examples_show_truth_and_runs_or_say_why_not(tmp_path: Path):
     without, _, _ = render(make_suite(*runs), tmp_path, images=False)
     assert not [tag for tag, _ in without.tags if tag == "img"]
     assert "images of the data sets are not redistributed" in without.text
+
+
+def test_runs_of_ones_own_have_examples_and_their_title(tmp_path: Path):
+    """Where no table of the papers has a run."""
+    runs = [replace(make_run(f"voc2011/{i}", ()), title=title) for i, title in enumerate("aab")]
+    truths = write_dataset(tmp_path / "data")
+    for run in runs:
+        folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+        write_predictions_of(folder, truths, 2)
+    page, records, _ = render(make_suite(*runs), tmp_path)
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 3 * (1 + 1 + 3)
+    named = {record["row"] for record in records if record["table"] == "other"}
+    assert named == {"voc2011/0", "voc2011/1", "b"}  # two have one title
 
 
 def test_the_page_asks_for_nothing_and_its_links_arrive(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Suites: what they resolve to, what their hashes depend on, and every way to get one wrong."""
 
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_seeds(write_suite):
     assert load(write_suite, {"runs": {"tiny/run": released}}, 3).run("run").seeds == (0,)
 
 
-def test_another_precision_is_another_run_with_its_own_command(write_suite):
+def test_another_precision_is_another_run_with_its_own_command(write_suite, monkeypatch):
     path = str(write_suite(None))
     usual, forced = load_suite(path), load_suite(path, precision="bf16")
     for run in forced.runs.values():
@@ -185,9 +186,15 @@ def test_another_precision_is_another_run_with_its_own_command(write_suite):
             assert (was.precision, run.precision) == ("fp32", "bf16")
             assert run.config["recipe"] == {**was.config["recipe"], "precision": "bf16"}
             assert run.hash != was.hash
-    assert usual.command == f"snakemake --cores all --use-conda --config suite={path}"
-    assert forced.command == f"{usual.command} precision=bf16"
-    assert load_suite("paper").command == "snakemake --cores all --use-conda"
+    for conda, words in (("", ""), ("/opt/conda", " --use-conda")):
+        monkeypatch.delenv("CONDA_PREFIX", raising=False)
+        if conda:
+            monkeypatch.setenv("CONDA_PREFIX", conda)
+        assert usual.command == f"snakemake --cores all{words} --config suite={path}"
+        assert forced.command == f"{usual.command} precision=bf16"
+        assert load_suite("paper").command == f"snakemake --cores all{words}"
+    odd = replace(usual, name="my suites/a.yaml")
+    assert odd.command.endswith("--config 'suite=my suites/a.yaml'")
     assert load_suite(path, precision="").run("run").hash == usual.run("run").hash
     with pytest.raises(UserError, match="fp16 is not one of fp32, tf32, bf16"):
         load_suite(path, precision="fp16")
@@ -513,6 +520,34 @@ IN_VAIN: list[tuple[dict[str, Any], str]] = [  # the net of an entry, and the op
         )
     ),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        ({"skips": ["pool5"]}, "pool5 has stride 32, drop7 before it 32"),
+        ({"skips": ["pool4"], "pool5_stride": 1}, "pool4 has stride 16, drop7 before it 16"),
+        ({"top": "pool4", "skips": ["pool4"]}, "pool4 has stride 16, pool4 before it 16"),
+    ],
+)
+def test_a_skip_is_finer_than_the_top(write_suite, net, said):
+    path = write_suite({"runs": {"tiny/run": {"net": {"base": "slim", **net}}}})
+    assert f"runs.tiny/run.net.skips: {said}; list the skips from coarse to fine" in sentence(path)
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], {"semantic": ["a", "b"]}])
+def test_labels_that_a_data_set_lacks_are_refused(write_suite, classes):
+    own = {"reader": "folder", "path": "own", "classes": classes, **LISTS}
+    run = {"train": "own/train", "split": "train", "labels": ["geometric"]}
+    change = {"datasets": {"own": own}, "runs": {"own/run": {"base": "tiny/run", **run}}}
+    said = sentence(write_suite(change))
+    assert "runs.own/run.labels: no labels of own 'geometric'" in said and "semantic" in said
+
+
+@pytest.mark.parametrize(("key", "mean"), [("image", [1, 2]), ("hha", [1]), ("depth", [1, 2, 3])])
+def test_a_mean_has_a_number_for_each_channel(write_suite, key, mean):
+    own = {"reader": "folder", "path": "own", "classes": ["a"], **LISTS, "means": {key: mean}}
+    assert f"means.{key}" in sentence(write_suite({"datasets": {"own": own}}))
 
 
 @pytest.mark.parametrize("net, option", IN_VAIN, ids=str)
@@ -858,7 +893,8 @@ def test_anchors_and_merge_keys_work(tmp_path):
     assert recipe["images"] == 99 and recipe["batch"] == 2
 
 
-def test_suite_that_is_not_there():
+def test_suite_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"suite 'papre': .*there are: .*voc-subset"):
         load_suite("papre")
     with pytest.raises(UserError, match=r"suite 'own\.yaml': own\.yaml does not exist"):

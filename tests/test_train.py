@@ -790,6 +790,17 @@ def test_of_two_trainings_of_one_run_and_seed_the_second_is_refused(make_run, da
     start(run, data_dir, tmp_path)
 
 
+def test_an_empty_test_split_is_told_before_training(make_run, data_dir, tmp_path, monkeypatch):
+    run = make_run()
+    copy = tmp_path / "data"
+    shutil.copytree(data_dir, copy)
+    place = copy / "prepared" / run.dataset
+    (place / "splits" / f"{run.split}.txt").write_text("")
+    monkeypatch.setattr(training, "run_loop", None)
+    with pytest.raises(UserError, match=f"the split {run.split} has no image"):
+        start(run, copy, tmp_path / "results")
+
+
 def test_too_small_images_are_named_before_training(make_run, data_dir, tmp_path, monkeypatch):
     run = make_run(net={"base": "slim", "architecture": "alexnet-owt", "skips": []})
     monkeypatch.setattr("fcn.data.dataset.SegmentationSet.sizes", [(20, 50)] * 8)

@@ -152,11 +152,17 @@ def read_coloured_label(
     keys, index = keys[order], index[order]
     if (keys[1:] == keys[:-1]).any():
         raise UserError("colours: two classes have the same colour.")
-    packed = _packed_colours(open_image(path, "label image"))
+    image = open_image(path, "label image")
+    packed = _packed_colours(image)
     place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
     wrong = keys[place] != packed
     if wrong.any():
         found = np.unique(packed[wrong])
+        if image.mode in ("L", "I", "I;16"):
+            raise UserError(
+                f"{path}: holds indices of classes, where `colours` is set; the label images of a "
+                "data set must all be of one kind."
+            )
         shown = ", ".join(f"({c >> 16}, {(c >> 8) & 255}, {c & 255})" for c in found[:3])
         raise UserError(
             f"{path}: {len(found)} colours of {int(wrong.sum())} pixels belong to no class "

@@ -17,7 +17,7 @@ from fcn.data.labels import VOID, label_png, open_image
 from fcn.data.readers import READERS, Input, Item
 from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
-from fcn.files import atomic_dir, folder_near, read_object, write_json, write_text
+from fcn.files import at_home, atomic_dir, folder_near, read_object, write_json, write_text
 from fcn.progress import bar
 from fcn.spec import UNPACKED, contents_hash
 
@@ -137,7 +137,7 @@ def _archive(archive: str, data_dir: Path) -> dict[str, Any]:
 def _root(name: str, definition: dict[str, Any], data_dir: Path, base: Path) -> Path:
     archives = definition.get("archives", [])
     if "path" in definition:
-        root = base / Path(definition["path"]).expanduser()
+        root = base / at_home(definition["path"])
     elif archives and not _packed(archives[0]):
         root = data_dir / "archives"
     elif archives:

@@ -49,6 +49,8 @@ def average(
         iu = hit / union
         if metric == "mean_iu":
             return _mean(iu, present if rule == "present" else union > 0)
+        if metric != "frequency_weighted_iu":
+            raise ValueError(f"no metric {metric!r}")
         return (np.where(present, iu, 0.0) * truth).sum(-1) / truth.sum(-1)
 
 

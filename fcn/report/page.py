@@ -379,11 +379,13 @@ def banners(suite: "Suite", results: Results) -> list[str]:
 
 
 def examples(book: Book, results: Results, data_dir: Path) -> list[Family]:
-    """One family of example segmentations for each table and test set that asks for them."""
+    """One family of example segmentations for each table and test set that asks for them.
+
+    Where no such table has a run, of the runs that no table names.
+    """
     families = []
-    for view in book.tables:
-        if not view.table.images:
-            continue
+    asking = [view for view in book.tables if view.table.images and view.runs]
+    for view in asking or [view for view in book.tables if view.table.kind == "other"]:
         sets: dict[tuple[str, str], list[RunResult]] = {}
         for result in view.runs:
             test = result.run.config["test"]

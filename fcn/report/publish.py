@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
                 target.write_text(text + "\n", encoding="utf-8")
             else:
                 shutil.copyfile(path, target)
-        render(suite, folder / "results", data_dir, folder, images=False, place=out)
+        shown = replace(suite, name=Path(suite.name).name)  # of a file, without its folder
+        render(shown, folder / "results", data_dir, folder, images=False, place=out)
         return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 

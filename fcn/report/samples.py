@@ -234,8 +234,9 @@ class Samples:
             if len(values) < len(seeds):
                 return Sample(point, None, [run], "the curve of a seed never reaches that loss")
             return self.of_seeds_alone(run, values, seeds, "loss curve")
-        if origin[:1] == ("train",) and is_time(origin):
-            return self.of_seeds_alone(run, values, seeds, "time")
+        if origin == ("train", "loss") or (origin[:1] == ("train",) and is_time(origin)):
+            what = "loss" if origin[1] == "loss" else "time"
+            return self.of_seeds_alone(run, values, seeds, what)
         if origin[:1] != ("metrics",):
             return Sample(point, None, [run])  # a mean of trials, a count: no seed changes it
         draws = self.bootstrap.draws(run, origin, rule)

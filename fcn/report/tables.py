@@ -446,7 +446,10 @@ def build_book(tables: list[Table], paper: Paper, results: Results) -> Book:
     for table in tables:
         rows = feeding(results, table.id)
         if table.kind == "other":
-            rows = {result.run.id: [result] for result in untabled}
+            titles = [result.run.title for result in untabled]
+            rows = {
+                r.run.title if titles.count(r.run.title) == 1 else r.run.id: [r] for r in untabled
+            }
         if table.kind == "bounds":
             view = bounds_view(table, paper, results)
             records = bounds_records(table, paper, results)

@@ -2,6 +2,7 @@
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 

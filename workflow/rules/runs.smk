@@ -134,7 +134,8 @@ rule architecture:
     output:
         "results/architecture.json",
     params:
-        nets=fingerprint([SUITE.nets, [run.config["net"] for run in SUITE.runs.values()]]),
+        nets=fingerprint([SUITE.nets, [[run.id, run.config["net"], run.labels] for run in SUITE.runs.values()]]),
+        classes=fingerprint([SUITE.datasets[run.dataset].get("classes") for run in SUITE.runs.values()]),
     log:
         "logs/architecture.log",
     benchmark:

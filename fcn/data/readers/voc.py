@@ -57,7 +57,11 @@ def folder(definition: dict[str, Any], root: Path, scratch: Path) -> Contents:
                     {name: read(files[key], len(classes[name])) for name, files in labels.items()},
                 )
 
-    places = " and ".join([*input_folders.values(), *label_folders.values()])
+    kinds = {**inputs, **labels}
+    places = " and ".join(
+        f"{place} ({len(kinds[key])} files)"
+        for key, place in [*input_folders.items(), *label_folders.items()]
+    )
     return Contents(root, classes, definition["splits"], items(), f"{places} of {root}")
 
 
