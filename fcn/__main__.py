@@ -14,9 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fcn.arguments import parser
 from fcn.errors import UserError
-from fcn.files import read_object
-from fcn.schema import unknown
-from fcn.spec import Run, Suite, contents_hash
+from fcn.files import at_home, read_object
+from fcn.schema import ROOT, unknown
+from fcn.spec import Run, Suite, contents_hash, source_hash
 from fcn.suites import load_suite
 
 
@@ -132,10 +132,17 @@ def _run(args: argparse.Namespace, training: bool = False) -> Run:
     for name in run.datasets if training else [run.dataset]:
         path = args.data_dir / "prepared" / name / "dataset.json"
         _need(path, f"prepare {name}", args)
-        wanted = contents_hash(suite.datasets[name])
-        if read_object(path).get("definition", wanted) != wanted:  # older files do not say
-            again = _command(f"prepare {name}", args)
+        definition, about = suite.datasets[name], read_object(path)
+        wanted, again = contents_hash(definition), _command(f"prepare {name}", args)
+        if about.get("definition", wanted) != wanted:  # older files do not say
             raise UserError(f"{path}: of another definition of {name}; prepare it again: {again}")
+        own = "source" in about and (ROOT / at_home(definition["path"])).is_dir()
+        if own and about["source"] != source_hash(definition):
+            print(
+                f"note: {definition['path']} has changed since {name} was prepared; to take its "
+                f"files as they are now: {again}",
+                file=sys.stderr,
+            )
     return run
 
 

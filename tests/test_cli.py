@@ -18,6 +18,7 @@ from PIL import Image
 from fcn.__main__ import _STAGES, _workers, main
 from fcn.arguments import parser
 from fcn.schema import ROOT
+from fcn.spec import contents_hash, source_hash
 from fcn.suites import load_suite
 
 STAGES = (
@@ -285,6 +286,26 @@ def prepared(data_dir, **info):
     path = Path(data_dir, "prepared/demo/dataset.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(info))
+
+
+def test_a_folder_that_changed_since_it_was_prepared_is_told(here, capsys, monkeypatch):
+    folder = Path("own").resolve()
+    folder.mkdir()
+    definition = {"reader": "folder", "path": str(folder)}
+    loaded = load_suite("demo")
+    monkeypatch.setitem(loaded.datasets, "demo", definition)
+    monkeypatch.setattr("fcn.__main__.load_suite", lambda *_: loaded)
+    prepared("data", definition=contents_hash(definition), source=source_hash(definition))
+    command = ["evaluate", "demo/fcn32s", "--suite", "demo"]
+    assert main(command) == 2 and "has changed" not in capsys.readouterr().err
+    (folder / "a.png").touch()
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert f"note: {folder} has changed since demo was prepared" in told
+    assert "python -m fcn prepare demo --suite demo" in told
+    (folder / "a.png").unlink()
+    folder.rmdir()  # what was prepared is enough
+    assert main(command) == 2 and "has changed" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate", "time"])

@@ -19,7 +19,7 @@ from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
 from fcn.files import at_home, atomic_dir, folder_near, read_object, write_json, write_text
 from fcn.progress import bar
-from fcn.spec import UNPACKED, contents_hash
+from fcn.spec import UNPACKED, contents_hash, source_hash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODES = {  # of a file that is an input: those that its reader understands
@@ -91,6 +91,8 @@ def prepare(
                 "notes": notes,
                 "terms": definition.get("terms"),
             }
+            if "path" in definition:
+                info["source"] = source_hash(definition)
             lists = [f"{split} {' '.join(ids)}" for split, ids in splits.items()]
             info["contents"] = hashlib.sha256("\n".join([*digests, *lists]).encode()).hexdigest()
             write_json(folder / "dataset.json", info)
