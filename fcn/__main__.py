@@ -263,6 +263,8 @@ def _submission(args: argparse.Namespace) -> None:
 def _bounds(args: argparse.Namespace) -> None:
     from fcn.bounds import bounds, bounds_of_folder
 
+    if "/" in args.dataset:
+        raise UserError(f"bounds: {args.dataset!r} is no name of a data set, it has a /.")
     if not args.labels and (args.classes is not None or args.void is not None):
         raise UserError("bounds: --classes and --void describe the label PNGs of --labels.")
     if args.labels:

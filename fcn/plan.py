@@ -17,6 +17,7 @@ from fcn.errors import UserError
 from fcn.files import at_home, lookup, read_object
 from fcn.schema import ROOT, unknown
 from fcn.spec import Run, Suite
+from fcn.suites import TABLES_WITHOUT_RUNS
 
 # A training step costs about three forward passes (forward, gradients of features and of weights).
 PASSES = 3
@@ -98,11 +99,19 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
 
 
 def check_targets(suite: Suite, targets: Sequence[str]) -> None:
-    """UserError naming the first word that is no target; paths are not looked at."""
+    """UserError naming the first word that is no target, or of which the suite has no run."""
     known = [*suite.tables, *TARGETS, *WHOLE, "architecture"]
+    filled = {row.table for run in suite.runs.values() for row in run.rows}
     for word in targets:
         if "/" not in word and word not in known:
             raise UserError(unknown("target", word, known))
+        match word.split("/"):
+            case ["results", dataset, name, _, *_] if f"{dataset}/{name}" not in suite.runs:
+                raise UserError(f"{word}: {unknown('run', f'{dataset}/{name}', suite.runs)}")
+        table = suite.tables.get(word, {"kind": "other"})
+        own = any("sources" in row for row in table.get("rows", []))  # numbers of no run
+        if table.get("kind") not in TABLES_WITHOUT_RUNS and not own and word not in filled:
+            raise UserError(f"no run of the suite {suite.name} fills the table {word}.")
 
 
 def server_sets(suite: Suite, run: Run) -> list[str]:

@@ -82,6 +82,7 @@ PREDICT = ["predict", "--net", "voc-fcn32s", "--out", "out", "label.png", "--wei
         (["train", "fcn9s"], "no run 'fcn9s'"),
         (["train", "voc2011/fcn32s"], "first run: python -m fcn prepare sbd"),
         (["train", "voc2012/32s", "--suite", "voc-subset"], "prepare voc2012 --suite voc-subset"),
+        (["bounds", "../evil", "test", "--labels", ".", "--classes", "2"], "no name of a data set"),
         (["evaluate", "voc2011/nothing"], "no run 'voc2011/nothing'"),
         (["evaluate", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),
         (["time", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),

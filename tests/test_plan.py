@@ -387,6 +387,12 @@ def test_a_folder_that_is_not_there_is_told_before_anything_starts(suite, tmp_pa
     with pytest.raises(UserError, match="no target 'tabel1'; did you mean table1"):
         plan.check_targets(load_suite("demo"), ["tabel1"])
     plan.check_targets(load_suite("demo"), ["table1", "architecture", "results/a/b", "all"])
+    plan.check_targets(load_suite("demo"), ["results/demo/fcn32s/seed0/metrics.json", "bounds"])
+    plan.check_targets(load_suite("demo"), ["section31", "other", "reproductions"])
+    with pytest.raises(UserError, match=r"no run 'demo/fcn32'; did you mean demo/fcn32s"):
+        plan.check_targets(load_suite("demo"), ["results/demo/fcn32/seed0/metrics.json"])
+    with pytest.raises(UserError, match="no run of the suite bounds fills the table table1"):
+        plan.check_targets(load_suite("bounds"), ["table1"])
 
 
 def test_archives_of_bounds_and_of_every_training_set(suite):
