@@ -393,7 +393,7 @@ def test_figure5_series_are_rows_of_the_table():
         ({"extra": {"x": {"title": "X"}}}, ".extra.x: the key 'unit' is missing"),
         (
             {"columns": {"x": {"title": "X", "unit": "%", "from": "metrics.tasks.a.mean_ui"}}},
-            ".columns.x.from: 'metrics.tasks.a.mean_ui' is not of an allowed form (where ours stands",
+            ".columns.x.from: 'metrics.tasks.a.mean_ui' is not of an allowed form",
         ),
     ],
     ids=str,
