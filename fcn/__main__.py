@@ -189,6 +189,8 @@ def _evaluate(args: argparse.Namespace) -> None:
             results=args.results,
             workers=_workers(args, device.type),
         )
+    if not sys.stdout.isatty():  # the log of a job that is done ends in its bar (`unfinished`)
+        return
     for task, scores in found["tasks"].items():
         value = "none" if scores["mean_iu"] is None else f"{100 * scores['mean_iu']:.1f} %"
         print(f"{run.id} seed {args.seed}: {task} mean IU {value}, {found['images']} images")

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fcn.errors import UserError
+from fcn.files import at_home
 from fcn.options import PREDICT_NETS
 from fcn.suites import SEED_MAX
 
@@ -28,9 +30,9 @@ def _at_most(most: int) -> Callable[[str], int]:
 
 def _path(text: str) -> Path:
     try:
-        return Path(text).expanduser()  # a shell leaves the ~ of --data-dir=~/x alone
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r}: no such home folder") from None
+        return at_home(text)  # a shell leaves the ~ of --data-dir=~/x alone
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:
