@@ -1149,7 +1149,7 @@ def test_the_page_and_the_exports_have_the_claims(tmp_path: Path):
     assert summary["claims"] == {} and 'id="claims"' not in bare.text
 
 
-def test_a_pair_on_as_many_images_as_seg11valid(tmp_path: Path):
+def test_a_pair_on_as_many_images_as_seg11valid(tmp_path: Path, monkeypatch):
     """736 images of 21 classes."""
     low, high = pair()
     counts = np.random.default_rng(0).integers(0, 9000, (736, 21))
@@ -1161,8 +1161,16 @@ def test_a_pair_on_as_many_images_as_seg11valid(tmp_path: Path):
         metrics = json.loads((folder / "metrics.json").read_text())
         metrics["tasks"]["semantic"]["confusion"] = np.diag(counts.sum(0)).tolist()
         write(folder / "metrics.json", metrics)
+    made: list[int] = []
+
+    def counted(ids):
+        made.append(len(ids))
+        return image_weights(ids)
+
+    monkeypatch.setattr("fcn.report.bootstrap.image_weights", counted)
     view, problems = decided(make_suite(low, high), tmp_path)
     assert view.tests[0].low is not None and problems == []
+    assert made == [736]  # the costly part, once for both runs
 
 
 def samples_of(suite: Suite, root: Path) -> Samples:

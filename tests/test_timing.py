@@ -1,7 +1,5 @@
 """Timing: the protocol is followed, and its statistics are those of its samples."""
 
-import time
-
 import pytest
 import torch
 
@@ -12,18 +10,21 @@ from fcn.timing import PAPER_TRIALS, measure, time_run
 CPU = torch.device("cpu")
 
 
-def test_measured_time_is_time():
+def test_measured_time_is_time(monkeypatch):
+    clock = [0.0]
     calls: list[None] = []
+    monkeypatch.setattr("fcn.timing.time.perf_counter", lambda: clock[0])
 
     def call():
         calls.append(None)
-        time.sleep(0.03 if len(calls) == 4 else 0.01)
+        clock[0] += 0.03 if len(calls) == 4 else 0.01
 
     found = measure(call, CPU, warmup=2, trials=4)
     assert len(calls) == 6
     assert (found["trials"], found["warmup"]) == (4, 2)
-    assert 10 <= found["min_ms"] <= found["median_ms"] <= found["max_ms"]
-    assert found["max_ms"] >= 30 and found["mean_ms"] >= 15
+    assert (found["min_ms"], found["median_ms"]) == pytest.approx((10, 10))
+    assert (found["mean_ms"], found["max_ms"]) == pytest.approx((15, 30))
+    assert found["std_ms"] == pytest.approx(10)
 
 
 def test_one_trial_has_no_spread():
