@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fcn.report.printed import Printed
 from fcn.report.results import load_results
 from fcn.report.samples import Samples
 from fcn.report.spread import Deviation, Spread, between_seeds
+from fcn.report.tables import THIN
 from fcn.report.verdicts import ClaimView, TestView, _whole, decide
 from fcn.schema import CONFIG, check, read_yaml
 from fcn.spec import Row, Run, Suite
@@ -386,6 +388,37 @@ def test_stages_of_families_of_one_keep_all_that_moved_them():
     assert between_seeds(scores, {**lineages, "p0c0": ["p0c0"]}) is not None
 
 
+def test_what_goes_on_from_the_trunks_of_a_fusion_has_them_in_common(tmp_path: Path):
+    """A late fusion is no training of its own kind: it begins where its trunks ended."""
+    rgb = make_run("nyudv2/rgb", (("table4", "FCN-32s RGB"),), (0, 1))
+    hha = make_run("nyudv2/hha", (("table4", "FCN-32s HHA"),), (0, 1))
+    trunks = {"runs": {"image": rgb.id, "hha": hha.id}}
+    late = make_run("nyudv2/late", (("table4", "FCN-32s RGB-HHA"),), (0, 1), weights=trunks)
+    finer = make_run(
+        "nyudv2/finer", (("table4", "FCN-16s RGB-HHA"),), (0, 1), weights={"run": late.id}
+    )
+    for run, qualities in ((rgb, (0.5, 0.6)), (hha, (0.4, 0.3)), (late, (0.55, 0.62))):
+        for seed, quality in enumerate(qualities):
+            planted(tmp_path / "results", run, seed, quality)
+            planted(tmp_path / "results", finer, seed, 0.56 + 0.07 * seed)
+    suite = make_suite(rgb, hha, late, finer)
+    results = load_results(suite, tmp_path / "results", [])
+    every = set(results.runs)
+    assert results.lineage(finer.id, every) == [f"{hha.id} + {rgb.id}", late.id, finer.id]
+    assert results.lineage(finer.id, every - {hha.id}) == [late.id, finer.id]
+    test = decided(suite, tmp_path, "depth")[0].tests[6]
+    assert test.verdict == "reproduced", "their difference is that of a stage"
+    scores = {run: {0: 1.0, 1: 3.0 * i} for i, run in enumerate((rgb.id, hha.id, late.id))}
+    found = between_seeds(scores, {run: results.lineage(run, set(scores)) for run in scores})
+    assert found is not None and found.training.freedom == 1  # of the two alone
+
+
+def test_what_a_seed_does_to_all_is_known_from_as_many_seeds():
+    found = alone(trainings(30, 3, 0.5, 2.0, np.random.default_rng(11)))
+    assert found is not None
+    assert (found.training.freedom, found.common.freedom) == (29 * 2, 2)
+
+
 def test_what_stages_have_in_common_cancels():
     spread = Spread(Deviation(5.0), Deviation(3.0, 4), Deviation(1.0, 2), Deviation(1e-9))
     seeds = [0, 1]
@@ -543,7 +576,10 @@ def test_a_claim_on_one_text_is_tested_on_the_runs_set_against_it(tmp_path: Path
     assert [run for _, _, run in accumulated.values if run] and accumulated.point
     assert [label for _, label in accumulated.paper] == ["arXiv v2"]
     single = first["FCN-16s above FCN-32s, single images"]
-    assert (single.verdict, single.reason) == ("not run", "“FCN-16s”: no run")
+    assert (single.verdict, single.reason) == (
+        "not run",
+        "“FCN-16s”: the run here decides no claim, see its note",
+    )
     assert [label for _, label in single.paper] == list(new)
     every = [filling("every-32s", "FCN-32s"), filling("every-16s", "FCN-16s")]
     for run, share in zip(every, (0.4, 0.6), strict=True):
@@ -605,7 +641,7 @@ def test_a_planted_difference_is_found(tmp_path: Path, first: float, second: flo
     view, problems = decided(make_suite(low, high), tmp_path)
     test, other = view.tests
     assert problems == [] and test.verdict == verdict and other.verdict == "not run"
-    assert view.verdict == ("reproduced in part" if verdict == "reproduced" else verdict)
+    assert view.verdict == ("reproduced as far as run" if verdict == "reproduced" else verdict)
     assert test.point is not None and test.low is not None and test.high is not None
     points = [
         r.values(("metrics", "tasks", "semantic", "mean_iu"))[0] for _, _, r in test.values if r
@@ -752,11 +788,77 @@ def test_divergence_decides_where_the_claim_is_that_training_fails(tmp_path: Pat
     test = decided(suite, tmp_path, "at-once")[0].tests[1]
     assert test.verdict == "reproduced"
     assert test.reason == "“without scales” diverged at update 40 of 300 (seed 0)"
+    assert test.marks == ["one seed"]
+    page, _, _ = render(suite, tmp_path)
+    assert "seed 0 diverged at update 40 of 300" in page.status("at_once", plain.id)
     write(folder / "diverged.json", {**told, "config_hash": "0" * 12})  # of another configuration
     assert decided(suite, tmp_path, "at-once")[0].tests[1].verdict == "not run"
     write(folder / "diverged.json", told)
     planted(tmp_path / "results", plain, 0, 0.71)  # trained since
     assert decided(suite, tmp_path, "at-once")[0].tests[1].verdict != "reproduced"
+
+
+def test_a_verdict_says_that_it_rests_on_one_seed(tmp_path: Path):
+    low, high = pair(seeds=(0, 1))
+    for seed in (0, 1):
+        planted(tmp_path / "results", low, seed, 0.6)
+        planted(tmp_path / "results", high, seed, 0.7)
+    suite = make_suite(low, high)
+    assert not decided(suite, tmp_path)[0].one_seed
+    render(suite, tmp_path)
+    assert "on one seed" not in (tmp_path / "out" / "tables.md").read_text()
+    shutil.rmtree(high.directory(tmp_path / "results", 1))
+    assert decided(suite, tmp_path)[0].one_seed
+    render(suite, tmp_path)
+    text = (tmp_path / "out" / "tables.md").read_text()
+    assert "1 reproduced as far as run (1 on one seed of a run)" in text
+
+
+def test_rows_of_two_texts_that_the_same_runs_fill_are_one_test(tmp_path: Path):
+    low = make_run("voc2011/a", (("table2", "FCN-32s"), ("pami_table3", "FCN-32s")))
+    high = make_run("voc2011/b", (("table2", "FCN-16s"), ("pami_table3", "FCN-16s")))
+    planted(tmp_path / "results", low, 0, 0.6)
+    planted(tmp_path / "results", high, 0, 0.7)
+    first, second = decided(make_suite(low, high), tmp_path)[0].tests
+    assert "the same runs as above" in second.marks and "the same runs as above" not in first.marks
+    other = make_run("voc2011/c", (("pami_table3", "FCN-16s"),))
+    planted(tmp_path / "results", other, 0, 0.7)
+    high = replace(high, rows=high.rows[:1])
+    second = decided(make_suite(low, high, other), tmp_path)[0].tests[1]
+    assert "the same runs as above" not in second.marks
+
+
+def test_an_interval_wider_than_the_tolerance_says_how_many_seeds_it_lacks(tmp_path: Path):
+    one = make_run("voc2011/with", (("dropout", "with"),), (0, 1))
+    other = make_run("voc2011/without", (("dropout", "without"),), (0, 1))
+    for seed in (0, 1):
+        planted(tmp_path / "results", one, seed, 0.60 + 0.05 * seed)
+        planted(tmp_path / "results", other, seed, 0.65 - 0.05 * seed)
+    test = decided(make_suite(one, other), tmp_path, "dropout")[0].tests[0]
+    assert test.verdict == "inconclusive" and test.low is not None and test.high is not None
+    needed = math.ceil(2 * ((test.high - test.low) / 3.0) ** 2)
+    assert needed > 10
+    assert test.reason == (
+        f"the interval is wider than the tolerance: about {needed} seeds would be needed"
+    )
+
+
+def test_values_behind_a_measure_have_their_units(tmp_path: Path):
+    fine = make_run("voc2011/null", (("loss", "null background"),))
+    plain = make_run("voc2011/softmax", (("loss", "softmax"),))
+    planted(tmp_path / "results", fine, 0, 0.6)
+    planted(tmp_path / "results", plain, 0, 0.61)
+    described = {
+        run.id: {"parameters": count} for run, count in ((fine, 134_000_000), (plain, 134_010_000))
+    }
+    write(tmp_path / "results" / "architecture.json", {"nets": {}, "runs": described})
+    tests = decided(make_suite(fine, plain), tmp_path, "null-background")[0].tests
+    assert next(text for _, text, _ in tests[0].values).endswith("\u00a0%")
+    shown = [text for _, text, _ in tests[2].values]
+    assert shown == [
+        f"134{THIN}000{THIN}000\u00a0parameters",
+        f"134{THIN}010{THIN}000\u00a0parameters",
+    ]
 
 
 def test_without_counts_of_the_images_nothing_is_decided(tmp_path: Path):
@@ -942,7 +1044,19 @@ def test_an_inference_time_is_measured_once_whatever_the_seeds(tmp_path: Path):
             write(folder / "timing.json", timing)
         (folder / "timing.json").unlink()
     test = decided(make_suite(*runs), tmp_path, "shift-and-stitch")[0].tests[4]
-    assert (test.verdict, test.point, test.marks) == ("reproduced", 4.0, [])
+    assert (test.verdict, test.point, test.marks) == ("inconclusive", 4.0, [])
+    assert "on both sides" in test.reason  # the other ways of timing found no difference
+    folder = runs[0].directory(tmp_path / "results", 0)
+    timing = json.loads((folder / "timing.json").read_text())
+    for protocol in timing["protocols"].values():
+        protocol["mean_ms"], protocol["median_ms"] = 40.0, 30.0
+    write(folder / "timing.json", timing)
+    folder = runs[1].directory(tmp_path / "results", 0)
+    for protocol in timing["protocols"].values():
+        protocol["mean_ms"], protocol["median_ms"] = 10.0, 15.0
+    write(folder / "timing.json", timing)
+    test = decided(make_suite(*runs), tmp_path, "shift-and-stitch")[0].tests[4]
+    assert (test.verdict, test.low, test.point, test.high) == ("reproduced", 2.0, 4.0, 4.0)
 
 
 def test_times_differ_by_seed_and_stay_positive(tmp_path: Path):
@@ -1118,8 +1232,11 @@ def test_bounds_are_the_least_generous_method_and_the_nearest(tmp_path: Path):
     found = json.loads((tmp_path / "results" / "voc2011" / "bounds.json").read_text())
     write(tmp_path / "results" / "voc2011" / "bounds.json", {**found, "subset": True})
     view, _ = decided(make_suite(), tmp_path, "resolution")
-    assert [test.verdict for test in view.tests] == ["not run", "reproduced", "not run"]
-    assert view.tests[1].marks == ["subset"] and "these are subsets" in view.tests[2].reason
+    assert [test.verdict for test in view.tests] == ["not run"] * 3
+    assert all("these are subsets" in test.reason for test in view.tests[1:])
+    foreign = replace(make_suite(), compare=False)  # whose objects have another size
+    view, _ = decided(foreign, tmp_path, "resolution")
+    assert all("the paper's own data" in test.reason for test in view.tests[1:])
 
 
 def test_the_page_and_the_exports_have_the_claims(tmp_path: Path):
@@ -1127,7 +1244,7 @@ def test_the_page_and_the_exports_have_the_claims(tmp_path: Path):
     planted(tmp_path / "results", low, 0, 0.6)
     planted(tmp_path / "results", high, 0, 0.7)
     _, records, summary = render(make_suite(low, high), tmp_path)
-    assert summary["claims"] == {"reproduced in part": 1, "by test": 2, "not run": 35}
+    assert summary["claims"] == {"reproduced as far as run": 1, "by test": 2, "not run": 35}
     text = (tmp_path / "out" / "tables.html").read_text()
     assert text.index('id="claims"') < text.index('id="reading"')
     block = text.split('id="claim-skip-pool4"')[1].split("</tbody>")[0]

@@ -30,7 +30,7 @@ from fcn.errors import UserError
 from fcn.report.charts import Series, line_chart, thin, ticks
 from fcn.report.examples import choose, per_image_mean_iu
 from fcn.report.exports import latex, markdown
-from fcn.report.paper import Printed, parse_tables, read_paper
+from fcn.report.paper import PaperNumber, parse_tables, read_paper
 from fcn.report.publish import publish
 from fcn.report.results import SeedResult, load_results, mean_and_std
 from fcn.report.tables import agrees, number, signed
@@ -458,13 +458,15 @@ def test_mean_and_sample_deviation_equal_statistics(values: list[float]):
 @given(st.floats(-1e4, 1e4), st.integers(0, 3))
 def test_shown_numbers_read_back_within_half_a_digit(value: float, digits: int):
     for text in (number(value, digits), signed(value, digits)):
-        back = float(text.replace("−", "-"))
+        back = float(text.replace("−", "-").replace("\u202f", ""))
         assert abs(back - value) <= 0.5 * 10**-digits + 1e-9
         assert back != 0 or not text.startswith(("−", "+"))
 
 
 def test_a_value_agrees_at_the_printed_precision():
-    printed = [Printed("", "", "", "", "", "", text, "", "", "") for text in ("57", "56.0", "0.99")]
+    printed = [
+        PaperNumber("", "", "", "", "", "", text, "", "", "") for text in ("57", "56.0", "0.99")
+    ]
     assert agrees(56.954, printed[0]) and not agrees(56.4, printed[0])
     assert agrees(55.96, printed[1]) and not agrees(55.94, printed[1])
     assert agrees(0.99, printed[2])
@@ -684,13 +686,13 @@ def test_holes_have_their_reason(tmp_path: Path):
     line = page.status("table2", "voc2011/broken")
     assert "results/voc2011/broken/seed0/metrics.json: not valid JSON" in line
     assert str(tmp_path) not in page.text
-    assert "seeds 1, 2 missing" in page.status("table2", "voc2011/partial")
+    assert "1 of 3 seeds: 0" in page.status("table2", "voc2011/partial")
     line = page.status("pami_table3", "voc2011/stale")
     assert "from an earlier configuration" in line and "61.0" in line and "stale" in line
     assert "tasks is missing or not a dict" in page.status("pami_table3", "voc2011/shape")
     assert "trained, not evaluated" in page.status("pami_table3", "voc2011/trained")
     line = page.status("pami_table3", "voc2011/mixed")
-    assert "25.0" in line and "seed 0 missing" in line, "a stale seed must not enter the mean"
+    assert "25.0" in line and "1 of 2 seeds: 1" in line, "a stale seed must not enter the mean"
     assert summary["stale"] == 1 and len(summary["problems"]) == 2
     by_run = {r["run"]: r for r in records if r["metric"] == "mean_iu"}
     assert by_run["voc2011/stale"]["config_hash"] == "0123456789ab"
@@ -840,12 +842,12 @@ def test_subset_notice_and_dirty_are_on_the_face(tmp_path: Path):
     write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8), subset=True, dirty=True)
     page, _, _ = render(make_suite(run, notice="Not the paper's numbers."), tmp_path)
     assert "Not the paper's numbers." in page.text
-    assert "1 of 1 runs were made from a subset" in page.text and "VOC.tar" in page.text
-    assert "uncommitted changes" in page.text
+    assert "The run used an incomplete archive" in page.text and "VOC.tar" in page.text
+    assert "1 run was made by code with uncommitted changes" in page.text
     assert "subset" in page.status("table2", run.id)
     assert "a choice of ours" in page.status("table2", run.id)
     plain, _, _ = render(make_suite(run), tmp_path / "other")
-    assert "from a subset of an archive" not in plain.text
+    assert "incomplete archive" not in plain.text
 
 
 def test_several_runs_of_a_row_extra_rows_and_other_runs(tmp_path: Path):
@@ -1137,8 +1139,10 @@ def test_figure_5_has_three_panels_and_says_what_the_paper_curves_are(tmp_path: 
     assert "0.432" in page.status("figure5", "voc2011/p0")
     render(make_suite(*runs, notice="demo"), tmp_path)
     section = (tmp_path / "out" / "tables.html").read_text().split('<section id="figure5">')[1]
-    assert "line backdrop" in section and "line paper" not in section
-    assert "on other data than ours" in section
+    panels = section.split("</section>")[0].split("<svg ")[1:]
+    assert [len(re.findall(r'class="line paper', p)) for p in panels] == [3, 3, 0, 0, 0]
+    assert [len(re.findall(r'class="line ours', p)) for p in panels] == [0, 0, 2, 2, 2]
+    assert "Ours, on other data" in section
 
 
 def test_per_class_table_is_the_mean_over_seeds(tmp_path: Path):
@@ -1276,7 +1280,7 @@ def test_exports_say_what_is_missing_and_a_broken_side_file_is_no_hole(tmp_path:
     folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
     render(make_suite(run), tmp_path)
     for kind in ("md", "tex"):
-        assert "seed 1 missing" in (tmp_path / "out" / f"tables.{kind}").read_text()
+        assert "1 of 2 seeds: 0" in (tmp_path / "out" / f"tables.{kind}").read_text()
     write_result(tmp_path / "results", run, 1, (0.9, 0.7, 0.6, 0.8))
     (folder / "train.json").write_text("{")
     found = load_results(make_suite(run), tmp_path / "results", [])

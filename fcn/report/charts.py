@@ -61,8 +61,11 @@ def line_chart(
     y_label: str,
     y_range: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
+    of: str = "",
 ) -> Markup:
     """Draw series into one panel with axes, a faint grid and a tooltip for each line.
+
+    ``of``: what it is of, for a reader who hears the page.
 
     Without ``y_range`` the axis spans the data, cut above its 98th percentile so that the first
     updates do not flatten the rest.
@@ -86,10 +89,9 @@ def line_chart(
     def down(y: np.ndarray) -> np.ndarray:
         return TOP + (1 - (np.clip(y, y0, y1) - y0) / (y1 - y0)) * plot_height
 
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(y_label)} against {escape(x_label)}">'
-    ]
+    named = f"{of}: {y_label} against {x_label}" if of else f"{y_label} against {x_label}"
+    heard = escape(f"{named}: {'; '.join(s.name for s in drawn)}")
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{heard}">']
     for values, vertical in ((ticks(x0, x1), True), (ticks(y0, y1), False)):
         step = values[1] - values[0] if len(values) > 1 else 1.0
         for value in values:

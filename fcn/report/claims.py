@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcn.errors import UserError
-from fcn.report.paper import Paper, Printed, Table
+from fcn.report.paper import Paper, PaperNumber, Table
 from fcn.report.spread import Deviation, Spread
 from fcn.schema import CONFIG, check, read_yaml, unknown
 
@@ -177,7 +177,7 @@ class Value:
     axis: str | None = None
     of: str | None = None
     at: float = 0.0
-    paper: Printed | None = None
+    paper: PaperNumber | None = None
     bounds: str | None = None
     classifier: str | None = None
     against: tuple[str, ...] = ()
@@ -218,7 +218,7 @@ class Claim:
     claim: str
     note: str
     by_test: str
-    printed: list[tuple[str, Printed]]
+    printed: list[tuple[str, PaperNumber]]
     tests: list[Test]
 
 
@@ -257,7 +257,7 @@ class _Reader:
         found: dict[str, str] = self.raw["editions"][of["edition"]]
         return found
 
-    def number(self, of: Mapping[str, str], where: str) -> Printed:
+    def number(self, of: Mapping[str, str], where: str) -> PaperNumber:
         key = (self.edition(of, where)["version"], of["table"], of["method"], of["metric"])
         found = [
             one

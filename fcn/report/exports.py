@@ -5,8 +5,9 @@ import io
 import unicodedata
 from dataclasses import asdict, fields
 
+from fcn.report.results import RunResult
 from fcn.report.tables import Cell, Line, Record, TableView
-from fcn.report.verdicts import ClaimView, TestView, counts
+from fcn.report.verdicts import ClaimView, TestView, counts, on_one_seed
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -32,6 +33,8 @@ _LATEX = {
     "≤": r"$\le$",
     "’": "'",
     "…": r"\ldots{}",
+    "\u202f": r"\thinspace{}",
+    "\u00a0": " ",
 }
 
 
@@ -128,21 +131,34 @@ CLAIM_HEADS = ("", "claim", "test", "paper", "ours", "verdict")
 
 def _claim_rows(view: ClaimView) -> list[list[str]]:
     """One line for each test: number, claim, test, paper, ours, verdict."""
-    first = [str(view.claim.number), f"{view.claim.claim} ({view.claim.section})"]
+    whole = f": {view.verdict}" if len(view.tests) > 1 else ""
+    first = [str(view.claim.number), f"{view.claim.claim} ({view.claim.section}){whole}"]
     if not view.tests:
         return [[*first, f"held by {view.claim.by_test}", "", "", view.verdict]]
     rows = []
     for i, test in enumerate(view.tests):
         paper = "; ".join(f"{text} ({label})" for text, label in test.paper)
         ours = ", ".join(part for part in (test.ours, *test.marks) if part)
+        values = "; ".join(f"{_named(name, run)} {text}" for name, text, run in test.values)
+        ours += f" ({values})" if test.ours and values else ""
         verdict = test.verdict + (f" ({test.reason})" if test.reason else "")
         what = f"{test.test.what}: {test.expected}"
         rows.append([*(first if i == 0 else ["", ""]), what, paper, ours, verdict])
     return rows
 
 
+def _named(name: str, run: RunResult | None) -> str:
+    """A row of a claim, and the run that fills it where that has another title."""
+    return name if run is None or run.run.title == name else f"{name} ({run.run.title})"
+
+
 def _claim_counts(claims: list[ClaimView]) -> str:
-    return "Claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts(claims)) + "."
+    alone = on_one_seed(claims)
+    parts = [
+        f"{n} {verdict}" + (f" ({alone[verdict]} on one seed of a run)" if verdict in alone else "")
+        for verdict, n in counts(claims)
+    ]
+    return f"Claims: {', '.join(parts)}."
 
 
 def to_markdown(

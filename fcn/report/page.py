@@ -29,7 +29,7 @@ from fcn.report.results import (
     shown,
 )
 from fcn.report.tables import DASH, Book, Line, feeding, number
-from fcn.report.verdicts import ClaimView, counts
+from fcn.report.verdicts import ClaimView, counts, on_one_seed
 
 if TYPE_CHECKING:
     from fcn.spec import Suite
@@ -106,28 +106,31 @@ def training_charts(title: str, runs: list[RunResult], curves: Curves) -> list[C
     for first in range(0, len(drawn), COLOURS):
         part = drawn[first : first + COLOURS]
         panels = [
-            line_chart([s for _, losses, _ in part for s in losses], "images", "loss per pixel")
+            line_chart(
+                [s for _, losses, _ in part for s in losses], "images", "loss per pixel", of=title
+            )
         ]
         scores = [s for _, _, scores in part for s in scores]
         if scores:
-            panels.append(line_chart(scores, "images", "validation mean IU, %"))
+            panels.append(line_chart(scores, "images", "mean IU on the test images, %", of=title))
         last = first + len(part)
         of = f", runs {first + 1} to {last} of {len(drawn)}" if len(drawn) > COLOURS else ""
         charts.append(Chart(title + of, panels, [(i, part[i][0]) for i in range(len(part))]))
     return charts
 
 
-def figure5(table: Table, paper: Paper, results: Results, curves: Curves, foreign: bool) -> Chart:
+def figure5(
+    table: Table, paper: Paper, results: Results, curves: Curves, foreign: bool
+) -> list[Chart]:
     """Loss against updates, images and measured seconds; the paper's curves in the first two.
 
-    ``foreign``: our runs are not on the paper's data, so its curves are a grey backdrop.
+    ``foreign``: our runs are not on the paper's data, so its curves have a chart of their own.
     """
     rows = feeding(results, table.id)
     names = [row.name for row in table.rows] + [
         name for name in rows if name not in {row.name for row in table.rows}
     ]
     legend = []
-    paper_style = "backdrop" if foreign else "paper"
     own: dict[str, list[Series]] = {"update": [], "images": [], "seconds": []}
     for colour, name in enumerate(names):
         legend.append((colour % COLOURS, name))
@@ -143,37 +146,45 @@ def figure5(table: Table, paper: Paper, results: Results, curves: Curves, foreig
                     )
                     label = f"ours: {result.run.id}, seed {seed.seed}"
                     series.append(Series(label, x, y, colour % COLOURS, style))
-    heights = [paper.figure5.loss.to_numpy(float)]
-    heights += [series.y for lines in own.values() for series in lines if len(series.y)]
-    low = min(float(y.min()) for y in heights)
-    high = max([float(heights[0].max()), *(float(np.percentile(y, 95)) for y in heights[1:])])
-    y_range = (low - 0.05 * (high - low), high + 0.05 * (high - low))
-    panels = []
-    for key, panel, label in (
-        ("update", "left", "updates"),
-        ("images", "right", "images processed"),
-        ("seconds", "", "seconds, measured"),
-    ):
-        printed = paper.figure5[paper.figure5.panel == panel]
-        backdrop = [
-            Series(
-                f"paper: {name}",
-                part.x.to_numpy(float),
-                part.loss.to_numpy(float),
-                colour % COLOURS,
-                paper_style,
-            )
-            for colour, name in enumerate(names)
-            if len(part := printed[printed.series == name])
-        ]
-        panels.append(line_chart(backdrop + own[key], label, "training loss per pixel", y_range))
-    note = "Solid: ours. Dashed: the paper's curves, digitised from its plot."
+    printed: dict[str, list[Series]] = {"update": [], "images": [], "seconds": []}
+    for key, panel in (("update", "left"), ("images", "right")):
+        of_panel = paper.figure5[paper.figure5.panel == panel]
+        for colour, name in enumerate(names):
+            part = of_panel[of_panel.series == name]
+            x, y = part.x.to_numpy(float), part.loss.to_numpy(float)
+            if len(part):
+                printed[key].append(Series(f"paper: {name}", x, y, colour % COLOURS, "paper"))
     if foreign:
-        note = (
-            "Solid: ours. Grey dashed: the paper's curves, digitised from its plot, on other data "
-            "than ours: a reference for the shape, not for the height."
-        )
-    return Chart(table.title, panels, legend, note)
+        return [
+            Chart(
+                table.title,
+                _panels({key: lines for key, lines in printed.items() if lines}),
+                legend,
+                "The paper's curves, digitised from its plot.",
+            ),
+            Chart(
+                table.title,
+                _panels(own),
+                legend,
+                "Ours, on other data than the paper's: compare the order, not the height.",
+            ),
+        ]
+    both = {key: printed[key] + own[key] for key in own}
+    note = "Solid: ours. Dashed: the paper's curves, digitised from its plot."
+    return [Chart(table.title, _panels(both), legend, note)]
+
+
+def _panels(lines: Mapping[str, list[Series]]) -> list[Markup]:
+    """A panel for each axis, with one scale of the loss that leaves out its first, highest part."""
+    labels = {"update": "updates", "images": "images processed", "seconds": "seconds, measured"}
+    heights = [s.y for series in lines.values() for s in series if len(s.y)]
+    low = min((float(y.min()) for y in heights), default=0.0)
+    high = max((float(np.percentile(y, 95)) for y in heights), default=1.0)
+    y_range = (low - 0.05 * (high - low), high + 0.05 * (high - low))
+    return [
+        line_chart(series, labels[key], "training loss per pixel", y_range)
+        for key, series in lines.items()
+    ]
 
 
 @dataclass
@@ -257,91 +268,112 @@ class Provenance:
     seeds: list[tuple[SeedResult, list[tuple[str, str]]]]
 
 
-def _facts(seed: SeedResult, lists: dict[str, str]) -> list[tuple[str, str]]:
-    facts: list[tuple[str, str]] = []
-    for stage, value in (("train", seed.train), ("evaluate", seed.metrics), ("time", seed.timing)):
-        origin = value.get("provenance")
-        if not isinstance(origin, dict):
-            continue
-        code = origin.get("code") or {}
-        device = origin.get("device") or {}
-        packages = origin.get("packages")
-        listed = ""
-        if isinstance(packages, dict):
-            key = json.dumps({**packages, "python": origin.get("python")}, sort_keys=True)
-            listed = lists.setdefault(key, f"list {len(lists) + 1}")
-        archives = origin.get("archives") or []
-        memory = finite(origin.get("peak_memory_bytes"))
-        pairs = {
-            "config hash": value.get("config_hash"),
-            "weights": value.get("weights_sha256"),
-            "code": " ".join(
-                str(part)
-                for part in (
-                    code.get("version"),
-                    code.get("commit"),
-                    "with uncommitted changes" if code.get("dirty") else None,
-                )
-                if part
-            ),
-            "device": ", ".join(
-                f"{device[key]}" if key == "name" else f"{key} {device[key]}"
-                for key in ("name", "type", "count", "driver", "cuda", "cudnn")
-                if device.get(key) is not None
-            ),
-            "precision": origin.get("precision"),
-            "deterministic": origin.get("deterministic"),
-            "seed": origin.get("seed"),
-            "threads": origin.get("threads"),
-            "started": origin.get("started"),
-            "wall time": _duration(origin.get("wall_seconds")),
-            "peak memory": None if memory is None else f"{memory / 2**20:,.0f} MiB",
-            "platform": origin.get("platform"),
-            "packages": listed,
-            "archives": "; ".join(
-                f"{a.get('name')} sha256 {a.get('sha256')}{' (subset)' if a.get('subset') else ''}"
-                for a in archives
-            ),
-            "data": " ".join(map(str, value.get("notes") or [])),
-            "layers that started at random": ", ".join(map(str, value.get("random_layers") or [])),
-            "command": origin.get("command"),
-        }
-        facts += [(f"{stage}: {k}", str(v)) for k, v in pairs.items() if v not in (None, "")]
-    return facts
+def _facts(stage: str, value: Mapping[str, Any], lists: dict[str, str]) -> list[tuple[str, str]]:
+    """What a file of a result says of its making; ``lists`` gathers the package lists."""
+    origin = value.get("provenance")
+    if not isinstance(origin, dict):
+        return []
+    code = origin.get("code") or {}
+    device = origin.get("device") or {}
+    packages = origin.get("packages")
+    listed = ""
+    if isinstance(packages, dict):
+        key = json.dumps({**packages, "python": origin.get("python")}, sort_keys=True)
+        listed = lists.setdefault(key, f"list {len(lists) + 1}")
+    archives = origin.get("archives") or []
+    memory = finite(origin.get("peak_memory_bytes"))
+    pairs = {
+        "config hash": value.get("config_hash"),
+        "weights": value.get("weights_sha256"),
+        "code": " ".join(
+            str(part)
+            for part in (
+                code.get("version"),
+                code.get("commit"),
+                "with uncommitted changes" if code.get("dirty") else None,
+            )
+            if part
+        ),
+        "device": ", ".join(
+            f"{device[key]}" if key == "name" else f"{key} {device[key]}"
+            for key in ("name", "type", "count", "driver", "cuda", "cudnn")
+            if device.get(key) is not None
+        ),
+        "precision": origin.get("precision"),
+        "deterministic": origin.get("deterministic"),
+        "seed": origin.get("seed"),
+        "threads": origin.get("threads"),
+        "started": origin.get("started"),
+        "wall time": _duration(origin.get("wall_seconds")),
+        "peak memory": None if memory is None else f"{memory / 2**20:,.0f} MiB",
+        "platform": origin.get("platform"),
+        "packages": listed,
+        "archives": "; ".join(
+            f"{a.get('name')} sha256 {a.get('sha256')}{' (subset)' if a.get('subset') else ''}"
+            for a in archives
+        ),
+        "data": " ".join(map(str, value.get("notes") or [])),
+        "layers that started at random": ", ".join(map(str, value.get("random_layers") or [])),
+        "command": origin.get("command"),
+    }
+    return [(f"{stage}: {k}", str(v)) for k, v in pairs.items() if v not in (None, "")]
 
 
-def provenance(results: Results) -> tuple[list[Provenance], list[tuple[str, dict[str, str]]]]:
-    """A block for every run with a result, and the distinct package lists by name."""
+def _facts_of_seed(seed: SeedResult, lists: dict[str, str]) -> list[tuple[str, str]]:
+    files = (
+        ("train", seed.train),
+        ("train", seed.diverged),
+        ("evaluate", seed.metrics),
+        ("time", seed.timing),
+    )
+    return [fact for stage, value in files for fact in _facts(stage, value, lists)]
+
+
+def provenance(
+    results: Results,
+) -> tuple[
+    list[Provenance], list[tuple[str, list[tuple[str, str]]]], list[tuple[str, dict[str, str]]]
+]:
+    """A block for every run; the facts of what belongs to no run; the package lists by name."""
     lists: dict[str, str] = {}
     blocks = []
     for result in results.runs.values():
-        seeds = [(seed, _facts(seed, lists)) for seed in result.seeds if seed.any]
+        seeds = [
+            (seed, _facts_of_seed(seed, lists))
+            for seed in result.seeds
+            if seed.any or seed.diverged
+        ]
         config = result.run.config
         if result.stale and isinstance(result.counted[0].any.get("config"), dict):
             config = result.counted[0].any["config"]
         text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
         blocks.append(Provenance(result, text, seeds))
-    return blocks, [(name, json.loads(key)) for key, name in lists.items()]
+    files = [(f"Bounds of {e['dataset']} {e['split']}", "bounds", of) for e, of in results.bounds]
+    files.append(("Section 3.1", "classifier", results.classifier))
+    facts = [(name, _facts(stage, value, lists)) for name, stage, value in files]
+    others = [(name, found) for name, found in facts if found]
+    return blocks, others, [(name, json.loads(key)) for key, name in lists.items()]
 
 
 def newest(results: Results) -> str | None:
     """When the newest result was started, as written in its provenance."""
     times = []
-    for seed in results.scored:
-        for value in (seed.metrics, seed.train, seed.timing):
-            started = lookup(value, ("provenance", "started"))
-            try:
-                times.append((datetime.fromisoformat(started).timestamp(), started))
-            except (TypeError, ValueError):
-                continue
+    files = [f for seed in results.scored for f in (seed.metrics, seed.train, seed.timing)]
+    for value in [*files, *(of for _, of in results.bounds), results.classifier]:
+        started = lookup(value, ("provenance", "started"))
+        try:
+            times.append((datetime.fromisoformat(started).timestamp(), started))
+        except (TypeError, ValueError):
+            continue
     return max(times)[1] if times else None
 
 
 def versions(results: Results) -> list[str]:
     """Distinct code versions of the results: version, short commit, dirty or not."""
     found: dict[str, None] = {}
-    for seed in results.scored:
-        code = seed.provenance.get("code") or {}
+    codes = [code for run in results.runs.values() for seed in run.seeds for code in seed.codes]
+    codes += [code for _, of in results.bounds if (code := lookup(of, ("provenance", "code")))]
+    for code in codes:
         commit = str(code.get("commit") or "")[:10]
         text = " ".join(part for part in (str(code.get("version") or ""), commit) if part)
         found.setdefault(text + (" + uncommitted changes" if code.get("dirty") else ""))
@@ -363,18 +395,17 @@ def banners(suite: "Suite", results: Results) -> list[str]:
             }
         )
         named = f" ({', '.join(archives)})" if archives else ""
+        some = "The run" if len(results.runs) == 1 else f"{len(subset)} of {len(results.runs)} runs"
         texts.append(
-            f"{len(subset)} of {len(results.runs)} runs were made from a subset of an archive "
-            f"or of its images{named}; they are marked “subset”."
+            f"{some} used an incomplete archive, image set or weights file{named}: marked “subset”."
         )
     dirty = sum(
-        any((seed.provenance.get("code") or {}).get("dirty") for seed in result.counted)
+        any(code.get("dirty") for seed in result.seeds for code in seed.codes)
         for result in results.runs.values()
     )
     if dirty:
-        texts.append(
-            f"{dirty} runs were made by code with uncommitted changes; their provenance says which."
-        )
+        runs = "1 run was" if dirty == 1 else f"{dirty} runs were"
+        texts.append(f"{runs} made by code with uncommitted changes; the provenance says which.")
     return texts
 
 
@@ -398,6 +429,12 @@ def examples(book: Book, results: Results, data_dir: Path) -> list[Family]:
     return families
 
 
+def _source(result: RunResult) -> str:
+    """Whose weights a run has that is not trained."""
+    run = result.run
+    return ", ".join(run.parents.values()) or run.released or "nobody: as they start"
+
+
 def _made_by(line: Line) -> list[str]:
     """Test set and images; training set, images seen; time by device (means over the seeds)."""
     result = line.result
@@ -407,7 +444,7 @@ def _made_by(line: Line) -> list[str]:
     scored = f"scored on {test['dataset']} {test['split']}"
     parts = [scored if images is None else f"{scored}, {_number(images)}\u00a0images"]
     if not train:
-        return [*parts, "not trained here"]
+        return [*parts, f"weights of {_source(result)}"]
     seeds = [seed for seed in result.counted or result.seeds if seed.train]
     seen, _ = mean_and_std([v for s in seeds if (v := finite(s.train.get("images"))) is not None])
     trained = f"trained on {train['dataset']} {train['split']}"
@@ -452,20 +489,25 @@ def build_page(
     curves = Curves(results.folder)
     banner = banners(suite, results)
     foreign = suite.notice is not None or any(r.subset for r in results.runs.values())
-    figures, training, charted = {}, [], set[str]()
+    figures = {
+        view.table.id: figure5(view.table, paper, results, curves, foreign)
+        for view in book.tables
+        if view.table.kind == "figure5"
+    }
+    training, charted = [], list[set[str]]()
     for view in book.tables:
-        if view.table.kind == "figure5":
-            figures[view.table.id] = figure5(view.table, paper, results, curves, foreign)
-            charted |= {result.run.id for result in view.runs}
-    for view in book.tables:
-        fresh = [result for result in view.runs if result.run.id not in charted]
-        charted |= {result.run.id for result in fresh}
-        training += training_charts(view.table.title, fresh, curves)
+        drawn = {result.run.id for result in view.runs}
+        if view.table.id in figures or any(drawn <= earlier for earlier in charted):
+            continue
+        charted.append(drawn)
+        training += training_charts(view.table.title, view.runs, curves)
     families = examples(book, results, data_dir) if images else []
-    blocks, packages = provenance(results)
+    blocks, others, packages = provenance(results)
     problems = [*results.problems, *dict.fromkeys(curves.problems)]
     problems += [family.problem for family in families if family.problem]
     tests = [test for view in claims for test in view.tests]
+    ran = {view.verdict for view in claims} - {"by test", "not run"}
+    idle = [view for view in claims if view.verdict == "not run" or not ran]
     page = (
         environment()
         .get_template("report.html.j2")
@@ -477,9 +519,11 @@ def build_page(
             problems=problems,
             claims=claims,
             counts=counts(claims),
+            alone=on_one_seed(claims),
+            others=others,
             tolerances=list(dict.fromkeys((t.expected, t.test.expect.why) for t in tests)),
-            runnable=[view for view in claims if view.verdict != "not run"],
-            idle=[view for view in claims if view.verdict == "not run"],
+            runnable=[view for view in claims if view not in idle],
+            idle=idle,
             subset=any(result.subset for result in results.runs.values()),
             anchors={v.table.id: v.table.short for v in book.tables if v.fed},
             draws=DRAWS,

@@ -97,7 +97,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Printed:
+class PaperNumber:
     """A line of ``paper_numbers.csv``; ``value`` as printed (its decimals are its precision)."""
 
     paper_version: str
@@ -124,10 +124,10 @@ class Printed:
 class Paper:
     """``paper_numbers.csv`` by version, table, method and metric, and ``figure5.csv``."""
 
-    numbers: dict[tuple[str, str, str, str], list[Printed]]
+    numbers: dict[tuple[str, str, str, str], list[PaperNumber]]
     figure5: pd.DataFrame
 
-    def printed(self, read: Read, row: Row, column: Column) -> Printed | None:
+    def printed(self, read: Read, row: Row, column: Column) -> PaperNumber | None:
         """The number that a version prints in a cell, or None; two candidates are a UserError."""
         if not column.paper:
             return None
@@ -142,7 +142,7 @@ class Paper:
             )
         return found[0] if found else None
 
-    def of(self, read: Read) -> list[Printed]:
+    def of(self, read: Read) -> list[PaperNumber]:
         """All numbers of one (version, table), in the order of the file."""
         return [
             printed
@@ -158,13 +158,13 @@ def read_paper(folder: Path) -> Paper:
     Raises:
         UserError: a file or a column is missing, or a value is no number.
     """
-    numbers: dict[tuple[str, str, str, str], list[Printed]] = {}
+    numbers: dict[tuple[str, str, str, str], list[PaperNumber]] = {}
     path = folder / "paper_numbers.csv"
-    names = [part.name for part in fields(Printed)]
+    names = [part.name for part in fields(PaperNumber)]
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             for line in csv.DictReader(handle):
-                printed = Printed(**{name: line[name] for name in names})
+                printed = PaperNumber(**{name: line[name] for name in names})
                 float(printed.value)
                 key = (printed.paper_version, printed.table, printed.method, printed.metric)
                 numbers.setdefault(key, []).append(printed)

@@ -102,6 +102,21 @@ class SeedResult:
         return f"diverged at update {self.diverged['update']} of {self.diverged['updates']}"
 
     @property
+    def stop(self) -> str:
+        """How it ended without a result, and the log that says so where there is one."""
+        if self.diverged or not self.unfinished:
+            log = f": see log {self.log}" if self.log else ""
+            return f"seed {self.seed} {self.failure}{log}"
+        return f"no result yet: running, or stopped without a word; log {self.log}"
+
+    @property
+    def codes(self) -> list[dict[str, Any]]:
+        """The code of each file here that names one: version, commit, dirty."""
+        files = (self.train, self.metrics, self.timing, self.diverged)
+        found = [lookup(file, ("provenance", "code")) for file in files]
+        return [code for code in found if code]
+
+    @property
     def provenance(self) -> dict[str, Any]:
         value = self.any.get("provenance")
         return value if isinstance(value, dict) else {}
@@ -176,26 +191,19 @@ class RunResult:
     @property
     def status(self) -> Status:
         broken = [seed for seed in self.seeds if seed.broken]
-        logged = [seed for seed in self.seeds if seed.log]
-        counted = {seed.seed for seed in self.counted}
-        absent = [seed.seed for seed in self.seeds if seed.seed not in counted]
+        stopped = [seed for seed in self.seeds if seed.log or seed.diverged]
+        counted = [seed.seed for seed in self.counted]
         why = [f"{problem}" for seed in broken for problem in seed.problems[:1]]
-        why += [
-            f"no result yet: running, or stopped without a word; log {seed.log}"
-            if seed.unfinished
-            else f"{seed.failure}: see log {seed.log}"
-            for seed in logged
-        ]
+        why += list(dict.fromkeys(seed.stop for seed in stopped))
         if not counted:
             if why:
-                failed = any(not seed.unfinished for seed in logged)
+                failed = any(seed.diverged or not seed.unfinished for seed in stopped)
                 kind = "broken" if broken else "failed" if failed else "unfinished"
-                return Status(kind, " ".join(why))
+                return Status(kind, "; ".join(why))
             trained = [seed for seed in self.seeds if seed.train]
             return Status("missing", "trained, not evaluated" if trained else "not run")
-        if absent:
-            seeds = ", ".join(map(str, absent))
-            why.insert(0, f"seed{'s' if len(absent) > 1 else ''} {seeds} missing")
+        if len(counted) < len(self.seeds):
+            why.insert(0, f"{len(counted)} of {len(self.seeds)} seeds: {_listed(counted)}")
         if self.stale:
             why.insert(0, "from an earlier configuration")
         if why:
@@ -223,6 +231,10 @@ class RunResult:
             if value is not None:
                 return value
         return None
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def is_subset(seed: SeedResult) -> bool:
@@ -332,13 +344,17 @@ class Results:
         return run.released if run.released and run.config["recipe"] is None else run.id
 
     def lineage(self, weights: str, scored: set[str]) -> list[str]:
-        """The trainings behind ``weights`` one after another, from the first that is ``scored``."""
+        """The trainings behind ``weights`` one after another, from the first that is ``scored``.
+
+        Before a late fusion it begins with the names of the runs that its trunks come from, where
+        all of them are scored: what goes on from the same trunks has them in common.
+        """
         lineage = [weights]
-        while lineage[0] in self.runs and set(self.runs[lineage[0]].run.parents) == {"run"}:
-            parent = self.weights_of(self.runs[self.runs[lineage[0]].run.parents["run"]])
-            if parent not in scored:
+        while lineage[0] in self.runs and (parents := self.runs[lineage[0]].run.parents):
+            before = [self.weights_of(self.runs[parents[part]]) for part in sorted(parents)]
+            if not scored.issuperset(before):
                 break
-            lineage.insert(0, parent)
+            lineage.insert(0, " + ".join(before))
         return lineage
 
     @property

@@ -15,6 +15,13 @@ from fcn.report.spread import Spread, between_seeds
 from fcn.report.tables import feeding
 from fcn.spec import Row
 
+# One inference time, measured in several ways; a measure must lie on one side in all of them.
+TIMED = (
+    ("timing", "protocols", "paper", "mean_ms"),
+    ("timing", "protocols", "paper", "median_ms"),
+    ("timing", "protocols", "synchronised", "mean_ms"),
+    ("timing", "protocols", "synchronised", "median_ms"),
+)
 FAR = 300.0  # of a logarithm: its exponential, squared, is still a number
 
 
@@ -23,7 +30,8 @@ class Sample:
     """A value as measured; ``draws`` (DRAWS,) where it has a spread that is known.
 
     ``undecided``: why its spread cannot be computed here. ``spread``: that between seeds, and
-    ``lineage`` the trainings behind it; ``seeds``: how many were scored.
+    ``lineage`` the trainings behind it; ``seeds``: how many were scored. ``also``: what other
+    ways of measuring found, in the order of ``TIMED``.
     """
 
     point: float
@@ -33,6 +41,7 @@ class Sample:
     spread: Spread | None = None
     lineage: list[str] = field(default_factory=list)
     seeds: int = 0
+    also: list[float] = field(default_factory=list)
 
 
 def _counts(row: Row, value: Value) -> bool:
@@ -78,6 +87,11 @@ class Samples:
         """Those of them with a result."""
         return [run for run in self.entries(value) if run.counted]
 
+    def without_run(self, value: Value) -> str:
+        """Why no run counts for a value: none fills its row, or none that decides claims."""
+        fed = self._feeding[str(value.table)].get(str(value.row), [])
+        return "the run here decides no claim, see its note" if fed else "no run"
+
     def of(self, test: Test, letters: set[str]) -> dict[str, Sample] | str:
         """A sample for each of ``letters``, or why there is none.
 
@@ -103,7 +117,8 @@ class Samples:
                 measured = [(run, self.measured(value, run, window)) for run in runs]
                 known = [(run, found) for run, found in measured if found]
                 if not known:
-                    return f"“{value.name}”: {'not measured' if runs else 'no run'}"
+                    why = "not measured" if runs else self.without_run(value)
+                    return f"“{value.name}”: {why}"
                 choices[letter] = known
         sets = [[scored_on(run) for run, _ in known] for known in choices.values()]
         common = [one for one in sets[0] if all(one in other for other in sets)] if sets else []
@@ -164,8 +179,9 @@ class Samples:
 
     @staticmethod
     def of_the_paper(test: Test) -> bool:
-        """Is a number of the paper set against ours?"""
-        return any(value.paper or value.bounds == "distance" for value in test.values.values())
+        """Is a number of the paper set against ours, or a property of its data tested?"""
+        values = test.values.values()
+        return any(value.paper for value in values) or all(value.bounds for value in values)
 
     def fixed(self, value: Value) -> Sample | None:
         """A value that belongs to no run."""
@@ -237,8 +253,11 @@ class Samples:
         if origin == ("train", "loss") or (origin[:1] == ("train",) and is_time(origin)):
             what = "loss" if origin[1] == "loss" else "time"
             return self.of_seeds_alone(run, values, seeds, what)
+        if origin in TIMED:
+            ways = [run.values(way) for way in TIMED]
+            return Sample(point, None, [run], also=[float(np.mean(way)) for way in ways if way])
         if origin[:1] != ("metrics",):
-            return Sample(point, None, [run])  # a mean of trials, a count: no seed changes it
+            return Sample(point, None, [run])  # a count: no seed changes it
         draws = self.bootstrap.draws(run, origin, rule)
         if draws is None:
             return Sample(point, None, [run], "no counts per image for this mean, so no interval")

@@ -118,7 +118,9 @@ def between_seeds(scores: Scores, lineages: Mapping[str, Sequence[str]]) -> Spre
     else:
         own = rest / freedom
         training = Deviation(float(np.sqrt(own)), freedom)
-        common = Deviation(float(np.sqrt(max(0.0, within / of_runs - own))), freedom)
+        seeds = {seed for of_seed in first.values() if len(of_seed) > 1 for seed in of_seed}
+        between = float(np.sqrt(max(0.0, within / of_runs - own)))
+        common = Deviation(between, len(seeds) - 1)
     family, stage = _of_stages(scores, lineages) or (Deviation(0.0), training)
     return Spread(common, training, family, stage)
 
@@ -132,7 +134,7 @@ def _of_stages(
     """
     families: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
     for run, lineage in lineages.items():
-        if len(lineage) > 1:
+        if len(lineage) > 1 and lineage[-2] in scores:  # trunks of a late fusion have no score
             before = scores[lineage[-2]]
             moves = {seed: s - before[seed] for seed, s in scores[run].items() if seed in before}
             if len(moves) > 1:

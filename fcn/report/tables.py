@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fcn.files import lookup
-from fcn.report.paper import Column, Paper, Printed, Read, Row, Table
+from fcn.report.paper import Column, Paper, PaperNumber, Read, Row, Table
 from fcn.report.results import Results, RunResult, Status, finite, is_time, mean_and_std
 
 DASH = "–"
 MINUS = "−"
+THIN = "\u202f"
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,18 @@ class Book:
 
 
 def number(value: float, digits: int) -> str:
-    """A rounded number with a true minus sign and no negative zero."""
+    """A rounded number: true minus, no negative zero, from 10000 on thin spaces for thousands."""
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         text = text.lstrip("-")
+    if abs(value) >= 10_000:
+        text = f"{value:,.{digits}f}".replace(",", THIN)
     return text.replace("-", MINUS)
 
 
 def signed(value: float, digits: int) -> str:
     text = number(value, digits)
-    return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+    return text if text.startswith(MINUS) or not set(text) & set("123456789") else f"+{text}"
 
 
 def ours(result: RunResult, column: Column) -> tuple[float | None, float | None, int]:
@@ -126,7 +129,7 @@ def against(result: RunResult, table: str, row: str) -> tuple[str, ...]:
     return rows[0] if rows else ()
 
 
-def agrees(value: float, printed: Printed) -> bool:
+def agrees(value: float, printed: PaperNumber) -> bool:
     """Does ``value`` round to the printed number at its own precision?"""
     return math.isclose(round(value, printed.decimals), printed.number, abs_tol=1e-9)
 
@@ -151,7 +154,7 @@ class _Builder:
         pairs = zip(_marks(self.table), self.table.notes, strict=True)
         return " ".join(mark for mark, note in pairs if note.marks(row, column))
 
-    def printed(self, row: Row) -> list[tuple[Read, list[Printed | None]]]:
+    def printed(self, row: Row) -> list[tuple[Read, list[PaperNumber | None]]]:
         """For each version that has the row: its numbers, one per column."""
         found = []
         for read in self.table.reads:
@@ -160,7 +163,9 @@ class _Builder:
                 found.append((read, numbers))
         return found
 
-    def paper_lines(self, row: Row, printed: list[tuple[Read, list[Printed | None]]]) -> list[Line]:
+    def paper_lines(
+        self, row: Row, printed: list[tuple[Read, list[PaperNumber | None]]]
+    ) -> list[Line]:
         """One line for each version; versions with the same numbers share a line."""
         shared: dict[tuple[str, ...], list[Read]] = {}
         for read, numbers in printed:
@@ -185,7 +190,7 @@ class _Builder:
         self,
         row: str,
         column: Column,
-        printed: Printed | None,
+        printed: PaperNumber | None,
         result: RunResult | None,
         status: str,
         value: float | None = None,
@@ -220,7 +225,7 @@ class _Builder:
         )
 
     def difference_lines(
-        self, values: list[float | None], printed: list[tuple[Read, list[Printed | None]]]
+        self, values: list[float | None], printed: list[tuple[Read, list[PaperNumber | None]]]
     ) -> list[Line]:
         """Ours minus the paper's, once for each version that differs in what is compared."""
         lines: dict[tuple[str, ...], list[str]] = {}
@@ -244,7 +249,7 @@ class _Builder:
         ]
 
     def ours_lines(
-        self, row: str, result: RunResult, printed: list[tuple[Read, list[Printed | None]]]
+        self, row: str, result: RunResult, printed: list[tuple[Read, list[PaperNumber | None]]]
     ) -> list[Line]:
         status = result.status
         cells: list[Cell] = []
@@ -284,7 +289,7 @@ class _Builder:
         return [Line("ours", "ours", cells, result, status, targets, span), *differences]
 
     def computed_lines(
-        self, row: Row, printed: list[tuple[Read, list[Printed | None]]]
+        self, row: Row, printed: list[tuple[Read, list[PaperNumber | None]]]
     ) -> list[Line]:
         """What follows from the net alone, set against the paper at the paper's precision."""
         if row.sources:
@@ -315,10 +320,10 @@ class _Builder:
         note = lookup(net, ("receptive_field_note",))
         if note:
             verdict = Status(verdict.kind, f"{verdict.text}. {note}")
-        return [Line("computed", "ours, from the net", cells, None, verdict)]
+        return [Line("computed", "computed from the full-size net", cells, None, verdict)]
 
     def sourced_lines(
-        self, row: Row, printed: list[tuple[Read, list[Printed | None]]]
+        self, row: Row, printed: list[tuple[Read, list[PaperNumber | None]]]
     ) -> list[Line]:
         """A row that no run fills: its values from files that belong to none."""
         cells = []
@@ -339,7 +344,7 @@ class _Builder:
         return [Line("ours", "ours", cells, None, status)]
 
     def server_lines(
-        self, row: str, printed: list[tuple[Read, list[Printed | None]]]
+        self, row: str, printed: list[tuple[Read, list[PaperNumber | None]]]
     ) -> list[Line]:
         """What the evaluation server gave back for archives of ours."""
         lines = []
@@ -532,7 +537,12 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
                 )
         groups.append(group)
     heads = [Cell(f"factor {row.name}", below=column.unit) for row in table.rows]
-    return TableView(table, heads, groups, _notes(table), [], " ".join(verdicts))
+    told = [bounds["explanations"] for _, bounds in results.bounds if "explanations" in bounds]
+    notes = _notes(table)
+    if told and isinstance(told[0], dict):
+        said = "; ".join(f"{name}: {text}" for name, text in told[0].items())
+        notes.append(("", f"A method is how the map is reduced and enlarged, then void. {said}."))
+    return TableView(table, heads, groups, notes, [], " ".join(verdicts))
 
 
 def list_view(table: Table, paper: Paper) -> TableView:

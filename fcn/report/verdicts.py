@@ -6,7 +6,7 @@ import numpy as np
 
 from fcn.report.bootstrap import Bootstrap, interval
 from fcn.report.claims import Claim, Part, Test, Value
-from fcn.report.paper import Paper, Table
+from fcn.report.paper import Paper, PaperNumber, Table
 from fcn.report.printed import Printed
 from fcn.report.results import Results, RunResult
 from fcn.report.samples import Sample, Samples, scored_on
@@ -15,7 +15,7 @@ from fcn.report.tables import MINUS, number, signed
 
 VERDICTS = (
     "reproduced",
-    "reproduced in part",
+    "reproduced as far as run",
     "not reproduced",
     "inconclusive",
     "by test",
@@ -82,8 +82,16 @@ class TestView:
         return f"{value:g}".replace("-", MINUS) + unit
 
 
+AXES = {"update": "updates", "images": "images", "seconds": "s"}
+UNITS = {
+    "train.seconds": "s",
+    "architecture.parameters": "parameters",
+    "timing.protocols.paper.mean_ms": "ms",
+}
+COUNTS = ("updates", "images", "parameters")  # have no decimals
 ONE_SEED = "one seed"
 ACROSS = "the interval crosses the tolerance"
+WAYS = "ways of timing it lie on both sides of the tolerance"
 
 
 @dataclass
@@ -102,7 +110,11 @@ class ClaimView:
     @property
     def one_seed(self) -> bool:
         """Whether a test that decided it rests on a single training of a run."""
-        return any(ONE_SEED in test.marks for test in self.tests if test.verdict != "not run")
+        whole = self.verdict
+        deciding = ("not reproduced",) if whole == "not reproduced" else ("reproduced",)
+        return whole != "inconclusive" and any(
+            ONE_SEED in test.marks for test in self.tests if test.verdict in deciding
+        )
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,7 @@ class _Decider:
         decided = [known for known in of_failed if known]
         view.reason = "; ".join(told[letter] for letter in failed)
         if decided:
+            view.marks = self.marks_of_diverged(test, failed)
             verdict = test.expect.of_parts(test.measure.choice, decided)
             if not parts or verdict == test.expect.of_parts(
                 test.measure.choice, [*decided, *["inconclusive"] * len(parts)]
@@ -148,9 +161,9 @@ class _Decider:
             return view
         points = {letter: sample.point for letter, sample in samples.items()}
         for letter, sample in samples.items():
-            shown_value = number(sample.point, 1 if abs(sample.point) >= 1 else 3)
             run = sample.runs[0] if sample.runs else None
-            view.values.append((test.values[letter].name, shown_value, run))
+            shown = self.with_unit(test.values[letter], sample.point)
+            view.values.append((test.values[letter].name, shown, run))
         view.marks = self.marks(test, samples)
         found = [_decide_part(test, part, samples) for part in parts]
         choose = test.measure.choose
@@ -166,6 +179,30 @@ class _Decider:
         if view.verdict == "inconclusive":
             view.reason = next(part.reason for part in found if part.reason)
         return view
+
+    def marks_of_diverged(self, test: Test, failed: list[str]) -> list[str]:
+        """Of a verdict by divergence: whether a single training of a run is behind it."""
+        ended = [
+            sum(bool(seed.diverged or seed.metrics) for seed in run.seeds)
+            for letter in failed
+            for run in self.ours.entries(test.values[letter])
+        ]
+        return [ONE_SEED] if 1 in ended else []
+
+    def with_unit(self, value: Value, point: float) -> str:
+        """A value as the page prints it."""
+        if value.axis:
+            unit = AXES[value.axis]
+        elif value.paper:
+            unit = value.paper.unit
+        elif value.bounds:
+            unit = "%"
+        elif value.row and (column := self.printed.column(value)):
+            unit = column.unit
+        else:
+            unit = UNITS.get(".".join(value.origin), "")
+        digits = 0 if unit in COUNTS else 1 if abs(point) >= 1 else 3
+        return number(point, digits) + (f"\u00a0{unit}" if unit else "")
 
     def marks(self, test: Test, samples: dict[str, Sample]) -> list[str]:
         """What a reader must know of what is behind a measure."""
@@ -224,7 +261,7 @@ def _decide_part(test: Test, part: Part, samples: dict[str, Sample]) -> _PartVie
     if undecided := next((s.undecided for s in own.values() if s.undecided), ""):
         return _PartView("inconclusive", undecided)
     if all(sample.draws is None for sample in own.values()):
-        return _PartView(test.expect.verdict(point, point), ACROSS)
+        return _by_ways(test, part, own, point)
     draws = part.signed({k: s.point if s.draws is None else s.draws for k, s in own.items()})
     if not np.isfinite(draws).all():
         return _PartView("inconclusive", "undefined on some resampled images")
@@ -237,7 +274,33 @@ def _decide_part(test: Test, part: Part, samples: dict[str, Sample]) -> _PartVie
     if not low <= point <= high and whole != test.expect.verdict(point, point):
         outside = "what was found lies outside of its interval: seeds differ by more"
         return _PartView("inconclusive", outside, low, high)
-    return _PartView(whole, ACROSS if whole == "inconclusive" else "", low, high)
+    return _PartView(
+        whole, _why_open(test, own, low, high) if whole == "inconclusive" else "", low, high
+    )
+
+
+def _why_open(test: Test, samples: dict[str, Sample], low: float, high: float) -> str:
+    """Why an interval decides nothing; where it is too wide to lie within, how many seeds would."""
+    room = test.expect.high - test.expect.low
+    seeds = min((s.seeds for s in samples.values() if s.seeds), default=0)
+    if not seeds or not np.isfinite(room) or high - low < room:
+        return ACROSS
+    needed = int(np.ceil(seeds * ((high - low) / room) ** 2))
+    return f"the interval is wider than the tolerance: about {needed} seeds would be needed"
+
+
+def _by_ways(test: Test, part: Part, samples: dict[str, Sample], point: float) -> _PartView:
+    """A part without draws: by its point or, of inference times, by all that were measured."""
+    ways = min((len(sample.also) for sample in samples.values() if sample.also), default=0)
+    if ways < 2:
+        return _PartView(test.expect.verdict(point, point), ACROSS)
+    found = [
+        float(part({k: s.also[i] if s.also else s.point for k, s in samples.items()}))
+        for i in range(ways)
+    ]
+    low, high = min(found), max(found)
+    verdict = test.expect.verdict(low, high)
+    return _PartView(verdict, WAYS if verdict == "inconclusive" else "", low, high)
 
 
 def _whole(tests: list[TestView]) -> str:
@@ -248,7 +311,7 @@ def _whole(tests: list[TestView]) -> str:
     for worst in ("not reproduced", "inconclusive"):
         if worst in ran:
             return worst
-    return "reproduced" if len(ran) == len(tests) else "reproduced in part"
+    return "reproduced" if len(ran) == len(tests) else "reproduced as far as run"
 
 
 def decide(
@@ -282,13 +345,40 @@ def decide(
     views = []
     for claim in claims:
         tests = [decider.decide(test) for test in claim.tests]
+        _mark_repeated(tests)
         figures = [
-            (label, f"{one.value} {one.unit}: {one.method}, {one.metric}")
-            for label, one in claim.printed
+            (label, f"{one.method}, {one.metric}: {_printed(one)}") for label, one in claim.printed
         ]
         verdict = "by test" if claim.by_test else _whole(tests)
         views.append(ClaimView(claim, verdict, tests, figures))
     return views, list(dict.fromkeys(bootstrap.problems))  # a file may be read for two means
+
+
+def _mark_repeated(tests: list[TestView]) -> None:
+    """Say where two texts' rows are filled by the same runs: that is one test, not two."""
+    seen = set()
+    for view in tests:
+        test = view.test
+        places = [(v.column, v.origin, v.loss, v.axis, v.at) for v in test.values.values()]
+        runs = [run.run.id if run else name for name, _, run in view.values]
+        key = str((test.measure.text, test.expect.low, test.expect.high, places, runs))
+        if runs and key in seen:
+            view.marks.append("the same runs as above")
+        seen.add(key)
+
+
+def _printed(one: PaperNumber) -> str:
+    """A number of the papers and its unit, which it may say to be one."""
+    value, unit = one.value.replace("-", MINUS), one.unit
+    return f"{value} {unit.removesuffix('s') if value == '1' else unit}"
+
+
+def on_one_seed(views: list[ClaimView]) -> dict[str, int]:
+    """How many claims of a verdict rest on a single training of a run."""
+    found = {
+        verdict: sum(v.verdict == verdict and v.one_seed for v in views) for verdict in VERDICTS
+    }
+    return {verdict: n for verdict, n in found.items() if n}
 
 
 def counts(views: list[ClaimView]) -> list[tuple[str, int]]:
