@@ -295,7 +295,8 @@ def training(
     work = training_work(on_meta(net, classes), size, batch)
     floors = {p: work.floor_ms(p, ceilings, training=True) for p in precisions(device)}
     slow = [name for name in calls if name.startswith(("plain", "peer"))]
-    what = f"{title}, {batch} of {size[1]}×{size[0]}"
+    images = "one image" if batch == 1 else f"{batch} images"
+    what = f"training step of {title}, {images} of {size[1]}×{size[0]}"
     notes = [f"{work.flop / 1e9:,.1f} GFLOP a step."]
     return _case(kind, what, labels, samples, floors, slow, aimed, device, notes)
 
