@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fcn.report.bootstrap import Bootstrap, interval
-from fcn.report.claims import Claim, Part, Test, Value
+from fcn.report.bootstrap import Bootstrap
+from fcn.report.claims import Claim, Test, Value
 from fcn.report.paper import Paper, PaperNumber, Table
+from fcn.report.parts import decide_part, of_diverged
 from fcn.report.printed import Printed
 from fcn.report.results import Results, RunResult
 from fcn.report.samples import Sample, Samples, scored_on
@@ -90,8 +91,6 @@ UNITS = {
 }
 COUNTS = ("updates", "images", "parameters")  # have no decimals
 ONE_SEED = "one seed"
-ACROSS = "the interval crosses the tolerance"
-WAYS = "ways of timing it lie on both sides of the tolerance"
 
 
 @dataclass
@@ -142,7 +141,7 @@ class _Decider:
 
         told = {letter: self.divergence(test.values[letter]) for letter in test.diverged}
         failed = [letter for letter, sentence in told.items() if sentence]
-        of_failed = [_of_diverged(test, part, failed) for part in test.measure.parts]
+        of_failed = [of_diverged(test, part, failed) for part in test.measure.parts]
         parts = [p for p, known in zip(test.measure.parts, of_failed, strict=True) if not known]
         decided = [known for known in of_failed if known]
         view.reason = "; ".join(told[letter] for letter in failed)
@@ -165,7 +164,7 @@ class _Decider:
             shown = self.with_unit(test.values[letter], sample.point)
             view.values.append((test.values[letter].name, shown, run))
         view.marks = self.marks(test, samples)
-        found = [_decide_part(test, part, samples) for part in parts]
+        found = [decide_part(test, part, samples) for part in parts]
         choose = test.measure.choose
         point = float(choose([part(points) for part in parts]))
         view.point = point if np.isfinite(point) else None
@@ -235,72 +234,6 @@ class _Decider:
             gone = [s.seed for s in self.ours.results.runs[run.run.id].seeds if s.diverged]
             marks += [f"seed {seed} of {run.run.id} diverged" for seed in gone]
         return marks
-
-
-@dataclass(frozen=True)
-class _PartView:
-    """A part of a measure as decided; without ``low`` and ``high`` where it has no interval."""
-
-    verdict: str
-    reason: str
-    low: float | None = None
-    high: float | None = None
-
-
-def _of_diverged(test: Test, part: Part, failed: list[str]) -> str:
-    """The verdict of a part with a run that diverged, empty where none did."""
-    found = {test.diverged[letter] for letter in failed if letter in part.letters}
-    return "not reproduced" if "not reproduced" in found else "reproduced" if found else ""
-
-
-def _decide_part(test: Test, part: Part, samples: dict[str, Sample]) -> _PartView:
-    own = {letter: samples[letter] for letter in sorted(part.letters)}
-    point = float(part({letter: sample.point for letter, sample in own.items()}))
-    if not np.isfinite(point):
-        return _PartView("inconclusive", "not a finite number")
-    if undecided := next((s.undecided for s in own.values() if s.undecided), ""):
-        return _PartView("inconclusive", undecided)
-    if all(sample.draws is None for sample in own.values()):
-        return _by_ways(test, part, own, point)
-    draws = part.signed({k: s.point if s.draws is None else s.draws for k, s in own.items()})
-    if not np.isfinite(draws).all():
-        return _PartView("inconclusive", "undefined on some resampled images")
-    low, high = interval(draws)
-    if part.absolute:
-        ends = abs(low), abs(high)
-        low, high = 0.0 if low < 0 < high else min(ends), max(ends)
-    whole = test.expect.verdict(low, high)
-    # Scores near 0 moved by more than they are: their ratio is then that of the moves.
-    if not low <= point <= high and whole != test.expect.verdict(point, point):
-        outside = "what was found lies outside of its interval: seeds differ by more"
-        return _PartView("inconclusive", outside, low, high)
-    return _PartView(
-        whole, _why_open(test, own, low, high) if whole == "inconclusive" else "", low, high
-    )
-
-
-def _why_open(test: Test, samples: dict[str, Sample], low: float, high: float) -> str:
-    """Why an interval decides nothing; where it is too wide to lie within, how many seeds would."""
-    room = test.expect.high - test.expect.low
-    seeds = min((s.seeds for s in samples.values() if s.seeds), default=0)
-    if not seeds or not np.isfinite(room) or high - low < room:
-        return ACROSS
-    needed = int(np.ceil(seeds * ((high - low) / room) ** 2))
-    return f"the interval is wider than the tolerance: about {needed} seeds would be needed"
-
-
-def _by_ways(test: Test, part: Part, samples: dict[str, Sample], point: float) -> _PartView:
-    """A part without draws: by its point or, of inference times, by all that were measured."""
-    ways = min((len(sample.also) for sample in samples.values() if sample.also), default=0)
-    if ways < 2:
-        return _PartView(test.expect.verdict(point, point), ACROSS)
-    found = [
-        float(part({k: s.also[i] if s.also else s.point for k, s in samples.items()}))
-        for i in range(ways)
-    ]
-    low, high = min(found), max(found)
-    verdict = test.expect.verdict(low, high)
-    return _PartView(verdict, WAYS if verdict == "inconclusive" else "", low, high)
 
 
 def _whole(tests: list[TestView]) -> str:
