@@ -111,8 +111,12 @@ def _backbone(args: argparse.Namespace) -> None:
 
 
 def _threads(args: argparse.Namespace) -> None:
+    """Before any tensor: how many threads compute, and what becomes of freed memory."""
     import torch
 
+    from fcn.device import keep_memory
+
+    keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fcn.bench.run as run_module
-from fcn.bench import cases, scale
+from fcn.bench import cases, memory, scale
 from fcn.bench.floors import (
     Work,
     ceilings,
@@ -186,7 +186,7 @@ def test_a_plain_step_is_our_step(normalize):
     net = cases.fresh(slim("voc-fcn8s", padding="tight"), CLASSES, CPU)
     plain = PlainFCN(net)
     before = copy.deepcopy(net.state_dict())
-    x, truth = cases.noise(1, (40, 50), CPU), cases._truth(1, (40, 50), CLASSES, CPU)
+    x, truth = cases.noise(1, (40, 50), CPU), cases.label_blocks(1, (40, 50), CLASSES, CPU)
     ours = cases.our_step(net, recipe, x, truth, "fp32")
     theirs = plain_step(plain, recipe, x.contiguous(), truth)
     for _ in range(2):
@@ -242,7 +242,7 @@ def test_a_port_takes_our_weights_and_makes_steps(port):
     peer = Peer(port)
     net = peer.net("voc-fcn32s", ours)
     assert torch.equal(net.conv1_1.weight, ours.streams[0].layers.conv1_1.weight)  # type: ignore[arg-type, union-attr]
-    x, truth = cases.noise(1, (20, 20), CPU), cases._truth(1, (20, 20), CLASSES, CPU)
+    x, truth = cases.noise(1, (20, 20), CPU), cases.label_blocks(1, (20, 20), CLASSES, CPU)
     expected = F.cross_entropy(
         net(x), torch.where(truth == 255, -100, truth.long()), reduction="sum"
     )
@@ -278,6 +278,14 @@ def test_inference_and_training_of_slim_nets(one_thread):
     goals = {r["fast"]: r["goal"] for r in case["ratios"]}
     assert goals == {"ours, fp32": 2.0, "ours, bf16": None}
     json.dumps(case, allow_nan=False)
+
+
+def test_kept_memory_is_measured_in_processes_of_their_own():
+    case = memory.kept(1, RATES, steps=1, size=(32, 32))
+    assert [v["name"] for v in case["variants"]] == ["bf16_given_back", "bf16"]
+    (found,) = case["ratios"]
+    assert found["slow"].startswith("freed memory given back") and found["median"] > 0
+    assert found["fast"] == "ours, bf16" and found["goal"] is None
 
 
 def test_agreement_sees_a_wrong_variant(data_dir, tmp_path, monkeypatch):
@@ -524,6 +532,7 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
     monkeypatch.setattr(run_module, "ceilings", lambda _: RATES | {"tf32": 5e11})
     monkeypatch.setattr(run_module.scale, "process_start", lambda _: 1.0)
     monkeypatch.setattr(run_module.scale, "harness", stand_in("harness", []))
+    monkeypatch.setattr(run_module.memory, "kept", stand_in("memory", case))
     monkeypatch.setattr(run_module.Clock, "provenance", lambda *_, **__: {})
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
@@ -533,7 +542,7 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
     found = list(run_module._measure(device, True, None, weights, tiny, "val", 3, None))
     assert found[-1]["complete"] and len(found) >= len(asked)
     assert asked.count("inference") == 3 + (kind == "cuda") and asked.count("training") == 2
-    only = {"cpu": {"harness"}, "cuda": {"evaluation", "loop"}}[kind]
+    only = {"cpu": {"harness", "memory"}, "cuda": {"evaluation", "loop"}}[kind]
     assert set(asked) == {"inference", "training", "agreement", "loading"} | only
 
 

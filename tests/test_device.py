@@ -1,5 +1,7 @@
 """Devices: names, GPUs shared between jobs, arithmetic."""
 
+import ctypes
+import platform
 import subprocess
 import sys
 import tempfile
@@ -7,7 +9,7 @@ import tempfile
 import pytest
 import torch
 
-from fcn.device import autocast, chosen, tf32
+from fcn.device import autocast, chosen, keep_memory, tf32
 from fcn.errors import UserError
 
 FREE = {0: 10, 1: 30, 2: 20}
@@ -48,6 +50,40 @@ def test_a_gpu_is_given_back_where_the_job_fails(gpus):
         raise RuntimeError("out of memory")
     with chosen() as again:
         assert again == torch.device("cuda:0")
+
+
+PAGES = """
+import resource, sys
+import torch
+from fcn.device import keep_memory
+if sys.argv[1] == "kept":
+    assert keep_memory()
+for _ in range(12):  # the first few are cached as they are
+    torch.ones(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc")
+def test_kept_memory_is_not_fetched_again():
+    """Ten tensors of 64 MiB, one after another: 160,000 pages of 4 KiB, or none."""
+    faults = {
+        mode: int(
+            subprocess.run(
+                [sys.executable, "-c", PAGES, mode], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for mode in ("given back", "kept")
+    }
+    assert faults["kept"] < 1000 < faults["given back"]
+
+
+def test_without_glibc_memory_is_as_it_was(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert not keep_memory()
 
 
 def test_another_process_holds_a_gpu_until_it_ends(gpus):

@@ -95,7 +95,7 @@ def _within(call: Callable[[], object], precision: str, device: torch.device) ->
     return run
 
 
-def _case(
+def compared(
     kind: str,
     title: str,
     labels: dict[str, str],
@@ -117,7 +117,7 @@ def _case(
     ratios = []
     for one in slow:
         for other in reversed(precisions(device)):
-            if one in samples:
+            if one in samples and other in samples:
                 goals = GOALS.get((kind, one), {}) if other == aimed else {}
                 goal = goals.get(device.type)
                 found_ratio = ratio(samples[one].wall, samples[other].wall)
@@ -196,7 +196,7 @@ def inference(
     what = "one image" if batch == 1 else f"{batch} images"
     title = f"{name}, {what} of {size[1]}×{size[0]}"
     slow = [name for name in calls if name.startswith("peer")] or ["reference"]
-    return _case("inference", title, labels, samples, floors, slow, "bf16", device, notes)
+    return compared("inference", title, labels, samples, floors, slow, "bf16", device, notes)
 
 
 def our_step(
@@ -235,7 +235,7 @@ def our_step(
     return step
 
 
-def _truth(batch: int, size: tuple[int, int], classes: int, device: torch.device) -> Tensor:
+def label_blocks(batch: int, size: tuple[int, int], classes: int, device: torch.device) -> Tensor:
     """(N, H, W) uint8: blocks of classes, and a twentieth void."""
     generator = torch.Generator().manual_seed(1)
     cells = [-(-side // 32) for side in size]
@@ -267,7 +267,7 @@ def training(
     """
     recipe = {**RECIPE_OPTIONS, **recipe}
     batch = recipe["batch"]
-    x, truth = noise(batch, size, device), _truth(batch, size, classes, device)
+    x, truth = noise(batch, size, device), label_blocks(batch, size, classes, device)
     calls: dict[str, Callable[[], object]] = {}
     labels: dict[str, str] = {}
     start = fresh(net, classes, device)
@@ -298,7 +298,7 @@ def training(
     images = "one image" if batch == 1 else f"{batch} images"
     what = f"training step of {title}, {images} of {size[1]}×{size[0]}"
     notes = [f"{work.flop / 1e9:,.1f} GFLOP a step."]
-    return _case(kind, what, labels, samples, floors, slow, aimed, device, notes)
+    return compared(kind, what, labels, samples, floors, slow, aimed, device, notes)
 
 
 def trained(weights: Path) -> tuple[FCN, dict[str, Any]]:

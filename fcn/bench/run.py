@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fcn.bench import cases, scale
+from fcn.bench import cases, memory, scale
 from fcn.bench.floors import ceilings, floors_of, on_meta, per_layer
 from fcn.bench.page import write_page
 from fcn.bench.plain import Peer
@@ -217,6 +217,8 @@ def _measure(
             )
         )
         torch.set_num_threads(threads)
+        _say("training step: with and without keeping freed memory")
+        measured.append(memory.kept(rounds, rates))
     yield so_far()
     if device.type == "cuda" and data:
         workers = min(LOADERS, (os.cpu_count() or 2) - 1)
