@@ -15,6 +15,19 @@ COMMANDS = re.findall(r"^(?:python -m fcn|snakemake|make) .*", README, re.M)
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
 
 
+def test_the_records_have_the_verdicts_that_are_told():
+    rows = re.findall(r"^\| ([\w-]+): \[page\]\((\S+?)/tables.html\).*\|([^|]*)\|$", README, re.M)
+    assert {name for name, _, _ in rows} == {
+        path.name for path in (ROOT / "reports/published").iterdir()
+    }
+    for _, folder, told in rows:
+        line = re.search(r"^Claims: (.*)\.$", (ROOT / folder / "tables.md").read_text(), re.M)
+        assert line
+        parts = re.sub(r" \([^)]*\)", "", line[1]).split(", ")
+        verdicts = [part for part in parts if not part.endswith(("by test", "not run"))]
+        assert told.strip() == ", ".join(verdicts)
+
+
 def test_the_first_block_is_the_two_commands():
     first = re.findall(r"^```\n(.*?)^```", README, re.M | re.S)[0]
     assert README.startswith("```\n")

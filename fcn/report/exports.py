@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 
 from fcn.report.results import RunResult
 from fcn.report.tables import Cell, Line, Record, TableView
-from fcn.report.verdicts import ClaimView, TestView, counts, on_one_seed
+from fcn.report.verdicts import ClaimView, TestView, any_decided, counts, on_one_seed
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -169,6 +169,7 @@ def to_markdown(
     out += [f"> {markdown(text)}\n" for text in notice]
     if claims:
         out += ["## Claims", "", markdown(_claim_counts(claims)), ""]
+    if any_decided(claims):
         out.append("| " + " | ".join(CLAIM_HEADS) + " |")
         out.append("|" + " --- |" * len(CLAIM_HEADS))
         for claim in claims:
@@ -212,7 +213,7 @@ def to_latex(
         rf"\section*{{{latex(title)}}}",
     ]
     out += [rf"\noindent\textbf{{{latex(text)}}}\par" for text in notice]
-    if claims:
+    if any_decided(claims):
         wide = r">{\raggedright\arraybackslash}p"
         columns = "r" + "".join(f"{wide}{{{mm}mm}}" for mm in (80, 55, 34, 34, 32))
         out += [

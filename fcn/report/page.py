@@ -29,7 +29,7 @@ from fcn.report.results import (
     shown,
 )
 from fcn.report.tables import DASH, Book, Line, feeding, number
-from fcn.report.verdicts import ClaimView, counts, on_one_seed
+from fcn.report.verdicts import ClaimView, any_decided, counts, on_one_seed
 
 if TYPE_CHECKING:
     from fcn.spec import Suite
@@ -506,8 +506,7 @@ def build_page(
     problems = [*results.problems, *dict.fromkeys(curves.problems)]
     problems += [family.problem for family in families if family.problem]
     tests = [test for view in claims for test in view.tests]
-    ran = {view.verdict for view in claims} - {"by test", "not run"}
-    idle = [view for view in claims if view.verdict == "not run" or not ran]
+    idle = [view for view in claims if view.verdict == "not run" or not any_decided(claims)]
     page = (
         environment()
         .get_template("report.html.j2")

@@ -540,8 +540,8 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
     told = [bounds["explanations"] for _, bounds in results.bounds if "explanations" in bounds]
     notes = _notes(table)
     if told and isinstance(told[0], dict):
-        said = "; ".join(f"{name}: {text}" for name, text in told[0].items())
-        notes.append(("", f"A method is how the map is reduced and enlarged, then void. {said}."))
+        named = "A method names how the map is reduced, how it is enlarged, what becomes of void:"
+        notes += [("", named), *(("", f"{name}: {text}.") for name, text in told[0].items())]
     return TableView(table, heads, groups, notes, [], " ".join(verdicts))
 
 

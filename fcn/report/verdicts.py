@@ -195,7 +195,7 @@ class _Decider:
         elif value.paper:
             unit = value.paper.unit
         elif value.bounds:
-            unit = "%"
+            unit = "points" if value.bounds == "distance" else "%"
         elif value.row and (column := self.printed.column(value)):
             unit = column.unit
         else:
@@ -304,6 +304,11 @@ def _printed(one: PaperNumber) -> str:
     """A number of the papers and its unit, which it may say to be one."""
     value, unit = one.value.replace("-", MINUS), one.unit
     return f"{value} {unit.removesuffix('s') if value == '1' else unit}"
+
+
+def any_decided(views: list[ClaimView]) -> bool:
+    """Whether a run here says anything of any claim."""
+    return any(view.verdict not in ("by test", "not run") for view in views)
 
 
 def on_one_seed(views: list[ClaimView]) -> dict[str, int]:
