@@ -60,7 +60,6 @@ def line_chart(
     x_label: str,
     y_label: str,
     y_range: tuple[float, float] | None = None,
-    x_range: tuple[float, float] | None = None,
     of: str = "",
 ) -> Markup:
     """Draw series into one panel with axes, a faint grid and a tooltip for each line.
@@ -74,7 +73,7 @@ def line_chart(
     if not drawn:
         return Markup('<p class="absent">no curve yet</p>')
     xs, ys = np.concatenate([s.x for s in drawn]), np.concatenate([s.y for s in drawn])
-    x0, x1 = x_range or (min(0.0, float(xs.min())), float(xs.max()))
+    x0, x1 = min(0.0, float(xs.min())), float(xs.max())
     if y_range is None:
         y0, y1 = float(ys.min()), float(np.percentile(ys, 98))
         margin = 0.05 * (y1 - y0) or 0.05 * abs(y1) or 1.0

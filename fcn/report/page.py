@@ -42,11 +42,9 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def _number(value: Any, digits: int = 0, scale: float = 1.0) -> str:
-    """A number with thin spaces between thousands; a dash for anything else."""
+    """A number as in the tables; a dash for anything else."""
     known = finite(value)
-    if known is None:
-        return DASH
-    return f"{known * scale:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
+    return DASH if known is None else number(known * scale, digits)
 
 
 def _duration(seconds: Any) -> str:

@@ -67,12 +67,12 @@ def _why_open(test: Test, samples: dict[str, Sample], low: float, high: float) -
 
 def _by_ways(test: Test, part: Part, samples: dict[str, Sample], point: float) -> PartView:
     """A part without draws: by its point or, of inference times, by all that were measured."""
-    ways = min((len(sample.also) for sample in samples.values() if sample.also), default=0)
-    if ways < 2:
+    timed = [set(sample.ways) for sample in samples.values() if sample.ways]
+    common = set.intersection(*timed) if timed else set()
+    if len(common) < 2:
         return PartView(test.expect.verdict(point, point), ACROSS)
     found = [
-        float(part({k: s.also[i] if s.also else s.point for k, s in samples.items()}))
-        for i in range(ways)
+        float(part({k: s.ways.get(way, s.point) for k, s in samples.items()})) for way in common
     ]
     low, high = min(found), max(found)
     verdict = test.expect.verdict(low, high)

@@ -203,7 +203,8 @@ class RunResult:
             trained = [seed for seed in self.seeds if seed.train]
             return Status("missing", "trained, not evaluated" if trained else "not run")
         if len(counted) < len(self.seeds):
-            why.insert(0, f"{len(counted)} of {len(self.seeds)} seeds: {_listed(counted)}")
+            seeds = ", ".join(map(str, counted))
+            why.insert(0, f"{len(counted)} of {len(self.seeds)} seeds: {seeds}")
         if self.stale:
             why.insert(0, "from an earlier configuration")
         if why:
@@ -231,10 +232,6 @@ class RunResult:
             if value is not None:
                 return value
         return None
-
-
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
 
 
 def is_subset(seed: SeedResult) -> bool:

@@ -16,7 +16,7 @@ from fcn.report.tables import feeding
 from fcn.spec import Row
 
 # One inference time, measured in several ways; a measure must lie on one side in all of them.
-TIMED = (
+TIMED: tuple[tuple[str, ...], ...] = (
     ("timing", "protocols", "paper", "mean_ms"),
     ("timing", "protocols", "paper", "median_ms"),
     ("timing", "protocols", "synchronised", "mean_ms"),
@@ -30,8 +30,8 @@ class Sample:
     """A value as measured; ``draws`` (DRAWS,) where it has a spread that is known.
 
     ``undecided``: why its spread cannot be computed here. ``spread``: that between seeds, and
-    ``lineage`` the trainings behind it; ``seeds``: how many were scored. ``also``: what other
-    ways of measuring found, in the order of ``TIMED``.
+    ``lineage`` the trainings behind it; ``seeds``: how many were scored. ``ways``: what
+    each way of ``TIMED`` found, of an inference time.
     """
 
     point: float
@@ -41,7 +41,7 @@ class Sample:
     spread: Spread | None = None
     lineage: list[str] = field(default_factory=list)
     seeds: int = 0
-    also: list[float] = field(default_factory=list)
+    ways: dict[tuple[str, ...], float] = field(default_factory=dict)
 
 
 def _counts(row: Row, value: Value) -> bool:
@@ -254,8 +254,9 @@ class Samples:
             what = "loss" if origin[1] == "loss" else "time"
             return self.of_seeds_alone(run, values, seeds, what)
         if origin in TIMED:
-            ways = [run.values(way) for way in TIMED]
-            return Sample(point, None, [run], also=[float(np.mean(way)) for way in ways if way])
+            found = {way: run.values(way) for way in TIMED}
+            ways = {way: float(np.mean(times)) for way, times in found.items() if times}
+            return Sample(point, None, [run], ways=ways)
         if origin[:1] != ("metrics",):
             return Sample(point, None, [run])  # a count: no seed changes it
         draws = self.bootstrap.draws(run, origin, rule)

@@ -103,11 +103,11 @@ class Book:
 
 
 def number(value: float, digits: int) -> str:
-    """A rounded number: true minus, no negative zero, from 10000 on thin spaces for thousands."""
+    """A rounded number: true minus, no negative zero, from 1000 on thin spaces for thousands."""
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         text = text.lstrip("-")
-    if abs(value) >= 10_000:
+    if abs(value) >= 1000:
         text = f"{value:,.{digits}f}".replace(",", THIN)
     return text.replace("-", MINUS)
 
