@@ -200,7 +200,8 @@ class _Decider:
             unit = column.unit
         else:
             unit = UNITS.get(".".join(value.origin), "")
-        digits = 0 if unit in COUNTS else 1 if abs(point) >= 1 else 3
+        counted = unit in COUNTS or value.classifier == "cells"
+        digits = 0 if counted else 1 if abs(point) >= 1 else 3
         return number(point, digits) + (f"\u00a0{unit}" if unit else "")
 
     def marks(self, test: Test, samples: dict[str, Sample]) -> list[str]:
