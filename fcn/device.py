@@ -12,21 +12,24 @@ import torch
 
 from fcn.errors import UserError
 
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_KEPT = 32 << 20  # bytes: the largest threshold that glibc takes
 
 
 def keep_memory() -> bool:
     """Have the C library keep what tensors free for the tensors that follow; whether it does.
 
-    glibc gives a large block back to the system at once, and the next tensor gets its pages one by
-    one, zeroed: a tenth of inference and a quarter of a training step on the CPU (docs/speed.md).
-    From here on the process holds its peak until it ends. Without glibc nothing changes.
+    glibc gives the end of its heap back to the system as soon as it is free, and the next tensor
+    gets its pages one by one, zeroed: up to a fifth of a training step on the CPU (docs/speed.md).
+    From here on it keeps that. Blocks above ``LARGEST_KEPT`` are given back as before: on the heap
+    a freed aligned block, as PyTorch asks for, may never fit its like again (glibc's bug 14581),
+    and a process with all tensors there grew until it was killed. Without glibc nothing changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
-    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(_TRIM_THRESHOLD, -1))
 
 
 @contextmanager
