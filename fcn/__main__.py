@@ -125,8 +125,16 @@ def _workers(args: argparse.Namespace, device_type: str) -> int:
     """Loader processes: on a GPU all but one of the threads; on the CPU the net needs them."""
     if args.workers is not None:
         return int(args.workers)
-    threads = args.threads or os.cpu_count() or 1
+    threads = args.threads or min(16, _cores())
     return max(1, threads - 1) if device_type == "cuda" else 0
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 def _run(args: argparse.Namespace, training: bool = False) -> Run:

@@ -120,15 +120,18 @@ def evaluate(
 def load_set(data_dir: Path, run: Run, part: str, cache_bytes: int = 0) -> SegmentationSet:
     """What a run trains on (``part`` train) or is scored on (test): its inputs and label sets.
 
-    A split without images is a UserError.
+    ``cache_bytes`` bounds the memory for decoded images, of all its sets together. A split without
+    images is a UserError.
     """
     labels = list(run.labels)
     if "mask" in run.config and "semantic" not in labels:
         labels.append("semantic")
     sets = []
-    for reference in run.training_sets if part == "train" else [run.config["test"]]:
+    references = run.training_sets if part == "train" else [run.config["test"]]
+    share = cache_bytes // max(1, len(references))
+    for reference in references:
         folder = data_dir / "prepared" / reference["dataset"]
-        found = SegmentationSet(folder, reference["split"], input_names(run), labels, cache_bytes)
+        found = SegmentationSet(folder, reference["split"], input_names(run), labels, share)
         if not len(found):
             raise UserError(f"{folder}: the split {found.split} has no image; choose another.")
         sets.append(found)

@@ -24,13 +24,14 @@ from fcn.nets import FCN, build
 from fcn.optim import CaffeSGD, learning_rate
 from fcn.options import RECIPE_OPTIONS
 from fcn.progress import bar, say
-from fcn.provenance import Clock
+from fcn.provenance import Clock, device_facts
 from fcn.spec import Run
 from fcn.weights.backbone import initialise, start
 from fcn.weights.named import named_tensors, save
 
 LOG_EVERY = 20  # updates; the authors' solvers have display and average_loss 20
 CHECKPOINT_SECONDS = 120.0
+CACHE_BYTES = 1 << 30  # for decoded images in each process; four times that in all together
 DIVERGED = 20.0  # times the loss of chance: a net that does worse than no net at all
 LOSS_FIELDS = ("update", "images", "seconds", "loss", "learning_rate")
 UNTRAINED: dict[str, Any] = {  # of weights that are taken as they are
@@ -113,6 +114,7 @@ class Training:
         self.update = 0
         self.seconds = 0.0
         self.waited = 0.0  # seconds of them in which the loop waited for images
+        self.devices = [device_facts(device)["name"]]  # on which they passed
         self.rows: list[dict[str, Any]] = []
         self.validation: list[dict[str, Any]] = []
         order = image_order(len(dataset), self.updates * self.batch, recipe["sampling"], seed)
@@ -163,6 +165,7 @@ class Training:
             "update": self.update,
             "seconds": self.seconds,
             "waited": self.waited,
+            "devices": self.devices,
             "rows": self.rows,
             "validation": self.validation,
             "losses": self.losses,
@@ -175,6 +178,8 @@ class Training:
             with atomic_file(self.checkpoint) as temporary:
                 torch.save(self.state(), temporary)
         except RuntimeError as error:  # how PyTorch says that the disk is full
+            if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error):
+                raise  # of a step before, which the copy has waited for
             reason = str(error).split("\n")[0]
             raise UserError(
                 f"{self.checkpoint}: cannot be written ({reason}); is the disk full?"
@@ -206,6 +211,8 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.update, self.seconds = state["update"], state["seconds"]
         self.waited = state.get("waited", 0.0)
+        before = state.get("devices", [])
+        self.devices = before if before[-1:] == self.devices else before + self.devices
         self.rows, self.validation = state["rows"], state["validation"]
         self.losses.copy_(state["losses"])
         torch.set_rng_state(state["rng"].cpu())
@@ -276,19 +283,8 @@ class Training:
         per_update = window[:done, 0] / window[:done, 1].clamp(min=1)
         losses = per_update.tolist()
         if (i := _diverged_at(losses, self.limit)) is not None:
-            last = (
-                f"the last good checkpoint is {self.checkpoint}"
-                if self.checkpoint.exists()
-                else "there is no checkpoint before it"
-            )
-            update = self.update - done + i + 1
-            raise Diverged(
-                f"{self.run.id} seed {self.seed}: the loss per pixel was {losses[i]:.4g} at update "
-                f"{update} of {self.updates}; training diverged. Lower recipe.learning_rate; "
-                f"{last}.",
-                update,
-                losses[i],
-            )
+            what = f"the loss per pixel was {losses[i]:.4g}"
+            raise self._diverged(what, self.update - done + i + 1, losses[i])
         loss = float(window[:done, 0].sum() / window[:done, 1].sum().clamp(min=1))
         self.rows.append(
             {
@@ -300,6 +296,24 @@ class Training:
             }
         )
         return loss
+
+    def check_weights(self) -> None:
+        """At the end: the last update is in no loss."""
+        if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
+            raise self._diverged("weights were not finite", self.update, math.nan)
+
+    def _diverged(self, what: str, update: int, loss: float) -> Diverged:
+        last = (
+            f"the last good checkpoint is {self.checkpoint}"
+            if self.checkpoint.exists()
+            else "there is no checkpoint before it"
+        )
+        return Diverged(
+            f"{self.run.id} seed {self.seed}: {what} at update {update} of {self.updates}; "
+            f"training diverged. Lower recipe.learning_rate; {last}.",
+            update,
+            loss,
+        )
 
 
 def write_rows(path: Path, fields: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
@@ -317,7 +331,6 @@ def train(
     data_dir: Path,
     results: Path,
     workers: int = 0,
-    cache_bytes: int = 1 << 30,
     stop_after: int | None = None,
 ) -> dict[str, Any]:
     """Train ``run`` with ``seed`` and write its folder (docs/architecture.md, Results).
@@ -326,7 +339,6 @@ def train(
 
     Args:
         workers: processes that decode images ahead; 0 decodes in this process.
-        cache_bytes: memory for decoded images, per process.
         stop_after: leave a checkpoint and stop after so many updates (tests of resuming).
 
     Raises:
@@ -342,8 +354,10 @@ def train(
         rows: list[dict[str, Any]] = []
         validation: list[dict[str, Any]] = []
         numbers: dict[str, Any] = UNTRAINED
+        devices: list[str] = []
         if config["recipe"] is not None:
-            dataset = load_set(data_dir, run, "train", cache_bytes)
+            cache = min(CACHE_BYTES, 4 * CACHE_BYTES // max(1, workers))
+            dataset = load_set(data_dir, run, "train", cache)
             check_sizes(net, dataset)
             check_sizes(net, load_set(data_dir, run, "test"))  # not only when it is to be scored
             archives = archives + dataset.info["archives"]
@@ -359,9 +373,12 @@ def train(
             if not finished:
                 return {}
             rows, validation, numbers = training.rows, training.validation, _numbers(training)
+            devices = training.devices
         write_rows(folder / "loss.csv", LOSS_FIELDS, rows)
         write_rows(folder / "validation.csv", VALIDATION_FIELDS, validation)
         provenance = clock.provenance(precision=run.precision, seed=seed, archives=archives)
+        if len(devices) > 1:  # its seconds are not of the last one's alone
+            provenance["device"]["name"] = ", then ".join(devices)
         about = {
             "net": config["net"],
             "classes": info["classes"],
@@ -506,6 +523,7 @@ def run_loop(training: Training, data_dir: Path, workers: int, stop_after: int |
                 if stopping:
                     return False
     training.seconds = _now(device) - started
+    training.check_weights()
     return True
 
 

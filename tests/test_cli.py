@@ -188,10 +188,18 @@ def test_interrupting_leaves_no_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-@pytest.mark.parametrize(("threads", "loaders"), [(0, 15), (8, 7), (2, 1), (1, 1)])
-def test_loaders_on_a_gpu_are_all_threads_but_one(threads, loaders, monkeypatch):
-    """--threads 0 means all."""
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+@pytest.mark.parametrize("told", [True, False], ids=["linux", "macos"])
+@pytest.mark.parametrize(
+    ("threads", "cores", "loaders"),
+    [(0, 12, 11), (0, 1, 1), (0, 128, 15), (8, 12, 7), (32, 12, 31), (2, 12, 1), (1, 12, 1)],
+)
+def test_loaders_on_a_gpu_are_all_threads_but_one(threads, cores, loaders, told, monkeypatch):
+    """--threads 0 means the cores that this process may use, and of many no more than 16."""
+    monkeypatch.setattr("os.cpu_count", lambda: 256 if told else cores)
+    if told:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    else:
+        monkeypatch.delattr("os.sched_getaffinity", raising=False)
     args = Namespace(threads=threads, workers=None)
     assert (_workers(args, "cuda"), _workers(args, "cpu")) == (loaders, 0)
     assert _workers(Namespace(threads=threads, workers=3), "cuda") == 3

@@ -120,6 +120,24 @@ def test_dropout_is_drawn_anew_in_a_graph():
     assert len(seen) == 8
 
 
+def test_after_a_recording_that_fails_the_device_is_as_before():
+    """``item`` waits for the device, which a recording cannot."""
+    layer = torch.nn.Dropout(0.5)
+    waiting = Graphs(lambda x: layer(x) * x.sum().item(), GPU)
+    drawn = Graphs(lambda x: layer(x), GPU)
+    with on_stream(GPU):
+        for _ in range(12):
+            waiting(torch.ones(64, device=GPU))
+        seen = {drawn(torch.ones(64, device=GPU)).cpu().numpy().tobytes() for _ in range(12)}
+        held = torch.empty(1 << 26, device=GPU)
+        del held
+        before = torch.cuda.memory_reserved(GPU)
+        torch.cuda.empty_cache()
+    assert waiting._room == 0 and not waiting._graphs
+    assert len(seen) == 12 and drawn._graphs
+    assert torch.cuda.memory_reserved(GPU) < before
+
+
 def test_a_graph_keeps_what_caches_drop(make_run, data_dir):
     run = make_run(train=None, net=NET, weights="none", recipe="none")
     net = build(run.config["net"], {"semantic": 4}).to(GPU).eval()

@@ -1,5 +1,7 @@
 """The training sequence: order, changes, groups, loading."""
 
+import os
+import signal
 from math import sqrt
 from typing import Any
 
@@ -267,6 +269,29 @@ def test_what_is_wrong_with_an_image_is_one_sentence(workers):
     with pytest.raises(UserError) as caught:
         next(batches)
     assert str(caught.value) == "b.jpg: not readable; fetch it again."
+
+
+def test_a_killed_process_is_one_sentence():
+    class Killed(Marked):
+        def __getitem__(self, index):
+            if index == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(index)
+
+    images: Any = Killed(4, 6)
+    batches = loader(AugmentedSet(images, np.arange(4), 0), [[0], [1], [2], [3]], 1, False)
+    with pytest.raises(UserError, match=r"was killed \(DataLoader worker .* fewer --workers"):
+        list(batches)
+
+
+def test_other_faults_of_an_item_stay_what_they_are():
+    class Faulty(Marked):
+        def __getitem__(self, index):
+            raise RuntimeError("a fault of ours")
+
+    images: Any = Faulty(4, 6)
+    with pytest.raises(RuntimeError, match="of ours"):
+        list(loader(AugmentedSet(images, np.arange(4), 0), [[0]], 0, False))
 
 
 # ------------------------------------------------------------------------------------------- scale

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fcn.train as training
 from fcn.__main__ import main
+from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import VOID
 from fcn.data.stream import AugmentedSet, image_order
 from fcn.errors import UserError
@@ -380,6 +381,79 @@ def test_the_weights_of_classes_are_no_divergence(make_run, data_dir, tmp_path, 
     start(run, data_dir, tmp_path)
     ((limit, heaviest, classes),) = seen
     assert heaviest > 1 and limit == pytest.approx(20 * math.log(classes) * heaviest)
+
+
+@pytest.mark.parametrize("updates", [1, LOG_EVERY, LOG_EVERY + 3])
+def test_a_last_update_that_destroys_the_weights_is_a_divergence(
+    make_run, data_dir, tmp_path, monkeypatch, updates
+):
+    """No loss after it tells."""
+    run = make_run(recipe={"base": "short", "images": 2 * updates})
+    step = Training.step
+
+    def last(self, batches):
+        step(self, batches)
+        if self.update == self.updates:
+            self.net.head("semantic").score_fr.bias.data[0] = torch.inf
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", last)
+        with pytest.raises(Diverged, match=f"not finite at update {updates} of {updates}"):
+            start(run, data_dir, tmp_path)
+    place = folder(run, tmp_path)
+    found = read_json(place / "diverged.json")
+    assert (found["update"], found["loss"]) == (updates, None)
+    assert not (place / "train.json").exists() and not (place / "model.safetensors").exists()
+
+
+def test_seconds_of_several_devices_say_so(make_run, data_dir, tmp_path, monkeypatch):
+    """A mean of times is of one device: report/results.py goes by its name."""
+    run = make_run(recipe={"base": "short", "images": 80})
+    for name, stop in (("one", 10), ("one", 10), ("other", 10), ("one", None)):
+        monkeypatch.setattr(training, "device_facts", lambda _, name=name: {"name": name})
+        written = start(run, data_dir, tmp_path, stop_after=stop)
+    assert written["provenance"]["device"]["name"] == "one, then other, then one"
+    assert read_json(folder(run, tmp_path) / "train.json") == written
+
+
+@pytest.mark.parametrize(("workers", "sets"), [(0, 1), (2, 1), (8, 1), (8, 2), (0, 2)])
+def test_memory_for_images_is_shared(make_run, data_dir, tmp_path, monkeypatch, workers, sets):
+    monkeypatch.setattr(training, "CACHE_BYTES", 1000)
+    run = make_run(train=["tiny/train", "square/train"][:sets])
+    asked = []
+    init = SegmentationSet.__init__
+
+    def watched(self, *args, **options):
+        init(self, *args, **options)
+        asked.append(self._room)
+
+    monkeypatch.setattr(SegmentationSet, "__init__", watched)
+    monkeypatch.setattr(training, "run_loop", lambda *_: False)
+    start(run, data_dir, tmp_path, workers=workers)
+    of_training = [room for room in asked if room]
+    assert len(of_training) == sets
+    assert sum(of_training) <= 1000 and max(1, workers) * sum(of_training) <= 4000
+    assert sum(of_training) == (500 if workers == 8 else 1000)
+
+
+def test_of_errors_in_writing_a_checkpoint_those_of_the_device_stay(
+    make_run, data_dir, tmp_path, monkeypatch
+):
+    run = make_run(recipe={"base": "short", "images": 80})
+    for error, raised in (
+        (RuntimeError("PytorchStreamWriter failed writing file data/3"), UserError),
+        (torch.OutOfMemoryError("out of memory"), torch.OutOfMemoryError),
+        (RuntimeError("CUDA error: an illegal memory access"), RuntimeError),
+    ):
+
+        def fail(*_, error=error):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", fail)
+            with pytest.raises(raised) as caught:
+                start(run, data_dir, tmp_path, stop_after=5)
+        assert type(caught.value) is raised
 
 
 def test_divergence_leaves_evidence_until_the_next_start(make_run, data_dir, tmp_path, monkeypatch):

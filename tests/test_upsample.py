@@ -10,6 +10,7 @@ from skimage.transform import resize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcn.device import tf32
+from fcn.nets import upsample
 from fcn.nets.upsample import Upsample, _Transposed, bilinear_taps, upsampling_matrix
 
 
@@ -48,6 +49,29 @@ def test_fast_is_exact_in_value_and_gradient(case, channels, images, seed):
     for one, other in ((fast, exact_), (fast_gradient, exact_gradient)):
         scale = max(1.0, float(other.abs().max()))
         assert float((one - other).abs().max()) <= 1e-6 * scale
+
+
+@pytest.mark.parametrize("kept", [2, 5])
+def test_what_a_call_used_is_there_for_the_next(kept, monkeypatch):
+    """A recording comes right after a call of its shape, and can make no matrix."""
+    monkeypatch.setattr(upsample, "KEPT", kept)
+    made = []
+    make = upsample.upsampling_matrix
+
+    def counted(*args):
+        made.append(args)
+        return make(*args)
+
+    monkeypatch.setattr(upsample, "upsampling_matrix", counted)
+    layer = Upsample(1, 4, 2, learned=False)
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(2, 12, (60, 2)).tolist():
+        image = torch.rand(1, 1, height, width)
+        first = layer(image, (1, 1), (2 * height, 2 * width))
+        before = len(made)
+        assert torch.equal(layer(image, (1, 1), (2 * height, 2 * width)), first)
+        assert len(made) == before and len(layer._matrices) <= kept
+    assert len(made) > 20
 
 
 @settings(max_examples=40, deadline=None)

@@ -105,13 +105,15 @@ class Upsample(nn.Module):
 
     def _matrix(self, size: int, first: int, length: int, like: Tensor) -> Tensor:
         key = (size, first, length, like.device)
-        if key not in self._matrices:
-            if len(self._matrices) >= KEPT:
-                del self._matrices[next(iter(self._matrices))]
+        kept = self._matrices.pop(key, None)
+        if kept is None:
+            while len(self._matrices) >= KEPT:
+                del self._matrices[next(iter(self._matrices))]  # which was not asked for longest
             with torch.inference_mode(False):  # training may use a matrix that validation made
                 matrix = upsampling_matrix(size, self.kernel, self.stride, first, length)
-                self._matrices[key] = matrix.to(like)
-        return hold(self._matrices[key])
+                kept = matrix.to(like)
+        self._matrices[key] = kept
+        return hold(kept)
 
     def forward(self, x: Tensor, first: tuple[int, int], length: tuple[int, int]) -> Tensor:
         """Rows and columns ``first .. first + length`` of the upsampled (N, C, h, w), float32."""
