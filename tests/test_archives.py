@@ -284,6 +284,38 @@ def test_no_progress_gives_up_but_progress_does_not(server, tmp_path):
     assert len(server.log) == 5
 
 
+def test_pauses_grow_until_something_new_comes(server, tmp_path, monkeypatch):
+    paused: list[float] = []
+    monkeypatch.setattr(download, "BACKOFF_S", 1.0)
+    monkeypatch.setattr(download.time, "sleep", paused.append)
+    server.scripts["/a.tar"] = [status(500), status(500), answer(stop=HALF), status(500), answer()]
+    fetch("a.tar", define(server), tmp_path)
+    assert paused == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(("etag", "sent"), [('"1"', '"1"'), ('W/"1"', None), (None, None)])
+def test_only_a_strong_validator_asks_for_the_rest(server, tmp_path, etag, sent):
+    asked = []
+
+    def watched(handler):
+        asked.append(handler.headers.get("If-Range"))
+        answer(etag=etag, stop=HALF if len(asked) == 1 else None)(handler)
+
+    server.scripts["/a.tar"] = [watched]
+    fetch("a.tar", define(server), tmp_path)
+    assert asked == [None, sent]
+
+
+def test_a_part_longer_than_the_file_is_fetched_anew(server, tmp_path):
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives/a.tar.part").write_bytes(BODY + b"more")
+    state = {"url": url(server), "etag": '"1"', "last_modified": None, "total": None}
+    (tmp_path / "archives/a.tar.part.json").write_text(json.dumps(state))
+    server.scripts["/a.tar"] = [answer()]
+    fetch("a.tar", {"urls": [url(server)]}, tmp_path)
+    assert (tmp_path / "archives/a.tar").read_bytes() == BODY
+
+
 FINAL = {
     "HTTP status 404": status(404),
     "HTTP status 403": status(403),
@@ -549,6 +581,19 @@ def test_archives_are_unpacked_once(tmp_path, name):
     other = tar_bytes({"other": b"1"}) if "zip" not in name else zip_bytes({"other": b"1"})
     place(tmp_path, name, other)
     assert extract(name, tmp_path)["members"] == 1 and unpacked(folder) == {"other": b"1"}
+
+
+def test_folders_are_no_files(tmp_path):
+    folder: list[Any] = [("d", {"type": tarfile.DIRTYPE})]
+    for name, empty, one in (
+        ("a.tar", tar_bytes({}, members=folder), tar_bytes({"d/f": b"1"}, members=folder)),
+        ("a.zip", zip_bytes({"d/": b""}), zip_bytes({"d/": b"", "d/f": b"1"})),
+    ):
+        place(tmp_path, name, empty)
+        with pytest.raises(UserError, match="no file is in it"):
+            extract(name, tmp_path)
+        place(tmp_path, name, one)
+        assert extract(name, tmp_path)["members"] == 1
 
 
 @pytest.mark.parametrize("name", WHOLE)

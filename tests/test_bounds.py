@@ -1,5 +1,6 @@
 """Upper bounds: label maps whose bound is known by hand, and the files that labels come in."""
 
+import shutil
 import tarfile
 
 import numpy as np
@@ -25,7 +26,7 @@ from fcn.bounds import (
 )
 from fcn.data.labels import write_label
 from fcn.errors import UserError
-from fcn.files import read_json
+from fcn.files import read_json, write_json
 
 VOID = 255
 ALL = [(method, void) for method in METHODS for void in VOIDS]
@@ -267,3 +268,10 @@ def test_the_value_of_void_is_that_of_the_files(tmp_path):
     for name in ("labels", "labels.tar"):
         found = bounds_of_folder(tmp_path / name, 2, 2, "own", "all", tmp_path / "r")
         assert found["methods"]["nearest, nearest, void left out"]["4"] == 1.0
+
+
+def test_a_subset_is_passed_on(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "own")
+    info = tmp_path / "own/prepared/tiny/dataset.json"
+    write_json(info, {**read_json(info), "subset": True})
+    assert bounds("tiny", "val", tmp_path / "own", tmp_path)["subset"] is True

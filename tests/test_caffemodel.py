@@ -451,3 +451,11 @@ def test_a_bias_of_zeros_is_no_bias():
 def test_another_number_of_filters_is_of_another_net():
     with pytest.raises(UserError, match=r"'fc6': .* \(1, 1, 5, 16\), the net needs \(6, 4, 2, 2\)"):
         to_shape(np.zeros((1, 1, 5, 16), np.float32), (6, 4, 2, 2), "fc6")
+
+
+def test_negative_numbers_of_fields_that_hold_no_weights_are_passed_over(tmp_path):
+    """Ten bytes each: protobuf extends the sign to 64 bits."""
+    blob = shape(2) + item(5, floats([1.0, 2.0]))
+    inner = item(1, b"a") + item(2, b"InnerProduct") + item(10, 2**64 - 1) + item(7, blob)
+    found = read(save(tmp_path, item(5, 2**64 - 1) + item(100, inner)))
+    assert found["a"].blobs[0].tolist() == [1.0, 2.0]

@@ -25,12 +25,13 @@ from fcn.report.claims import Measure, Test, Tolerance, read_claims
 from fcn.report.curves import level_at, mean_loss, reached
 from fcn.report.exports import claim_records
 from fcn.report.paper import parse_tables, read_paper
+from fcn.report.parts import PartView, decide_part
 from fcn.report.printed import Printed
 from fcn.report.results import load_results
-from fcn.report.samples import Samples
+from fcn.report.samples import TIMED, Sample, Samples
 from fcn.report.spread import Deviation, Spread, between_seeds
 from fcn.report.tables import THIN
-from fcn.report.verdicts import ClaimView, TestView, _whole, decide
+from fcn.report.verdicts import ClaimView, TestView, _mark_repeated, _whole, decide
 from fcn.schema import CONFIG, check, read_yaml
 from fcn.spec import Row, Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
@@ -117,6 +118,20 @@ def raw_claims() -> dict[str, Any]:
         (("tests", 0, "unit"), "miles", "miles"),
         (("tests", 0, "against"), ["CVPR 2105"], "no text 'CVPR 2105'; did you mean CVPR 2015"),
         (("by_test",), "tests/x.py", "skip-pool4"),
+        (
+            ("tests", 0, "diverged"),
+            {"z": "reproduced"},
+            "diverged names letters that are no values: z",
+        ),
+        (
+            ("tests", 0),
+            {
+                **raw_claims()["claims"]["skip-pool4"]["tests"][0],
+                "measure": "min(a - b, b - a)",
+                "expect": {"between": [-1, 1], "why": "near"},
+            },
+            "a min lies above or below a bound, not between",
+        ),
     ],
 )
 def test_a_mistake_in_a_claim_is_one_sentence(
@@ -1408,3 +1423,122 @@ def test_the_record_of_a_test_has_the_fewest_seeds_of_its_runs(tmp_path: Path):
     planted(tmp_path / "results", high, 1, 0.7)
     view, _ = decided(make_suite(low, high), tmp_path)
     assert claim_records([view])[0].n_seeds == 1
+
+
+def test_draws_are_of_a_result_and_not_of_what_was_drawn_before(tmp_path: Path):
+    """Two results on images of the same names whose truths differ."""
+    one, other = pair()
+    planted(tmp_path / "results", one, 0, 0.6)
+    folder = planted(tmp_path / "results", other, 0, 0.6)
+    with np.load(folder / "per_image.npz") as file:
+        counts = {key: values if key == "ids" else values[::-1] for key, values in file.items()}
+    np.savez_compressed(folder / "per_image.npz", **counts)
+    found = load_results(make_suite(one, other), tmp_path / "results", [])
+    where = (("metrics", "tasks", "semantic", "mean_iu"), "all")
+    both = Bootstrap(found)
+    for run in (one, other):
+        drawn = both.draws(found.runs[run.id], *where)
+        alone = Bootstrap(found).draws(found.runs[run.id], *where)
+        assert drawn is not None and alone is not None
+        np.testing.assert_array_equal(drawn, alone)
+    assert both.problems == []
+
+
+def test_a_run_of_one_seed_says_nothing_of_what_seeds_do():
+    scores = {"a": {0: 1.0, 1: 2.0}, "b": {0: 4.0, 1: 7.0}}
+    assert alone({**scores, "c": {7: 9.0}, "d": {8: 9.0}}) == alone(scores)
+
+
+def test_a_seed_that_the_first_training_lacks_says_nothing_of_stages():
+    scores = {"p": {0: 1.0, 1: 2.0}, "q": {0: 4.0, 1: 7.0}, "pc": {0: 1.5, 1: 2.7}}
+    lineages = {"p": ["p"], "q": ["q"], "pc": ["p", "pc"]}
+    more = {**scores, "pc": {**scores["pc"], 2: 9.0}}
+    assert between_seeds(more, lineages) == between_seeds(scores, lineages)
+
+
+def test_what_two_scores_of_one_training_share_is_told_where_it_does_not_cancel(tmp_path: Path):
+    """It cancels in a difference; a ratio moves with it."""
+    for claim, table, rows, apart in (
+        ("skip-pool4", "table2", ("FCN-32s", "FCN-16s"), 0.0),
+        ("masking", "pami_table8", ("Reference", "Reference-BG"), 0.4),
+    ):
+        first, again = (make_run(f"voc2011/{claim}{i}", ((table, rows[i]),)) for i in (0, 1))
+        scored = {**again.config, "recipe": None, "weights": {"run": first.id, "hash": first.hash}}
+        again = replace(again, config=scored)
+        planted(tmp_path / "results", first, 0, 0.8)
+        planted(tmp_path / "results", again, 0, 0.1)
+        test = decided(make_suite(first, again), tmp_path, claim, spread=0.4)[0].tests[0]
+        assert f"seeds taken to differ by {apart} points" in test.marks
+
+
+def test_a_test_of_another_tolerance_is_no_repetition(tmp_path: Path):
+    low, high = pair()
+    planted(tmp_path / "results", low, 0, 0.6)
+    planted(tmp_path / "results", high, 0, 0.7)
+    view = decided(make_suite(low, high), tmp_path)[0].tests[0]
+    other = replace(view.test, expect=replace(view.test.expect, high=view.test.expect.low + 1))
+    views = [replace(view, test=test, marks=[]) for test in (view.test, other, view.test)]
+    _mark_repeated(views)
+    assert [one.marks for one in views] == [[], [], ["the same runs as above"]]
+
+
+def test_other_test_images_matter_to_scores_alone(tmp_path: Path):
+    fine = make_run("voc2011/null", (("loss", "null background"),))
+    plain = make_run("voc2012/softmax", (("loss", "softmax"),))
+    described = {}
+    for run, quality in ((fine, 0.6), (plain, 0.61)):
+        planted(tmp_path / "results", run, 0, quality)
+        described[run.id] = {"parameters": 134_000_000}
+    write(tmp_path / "results" / "architecture.json", {"nets": {}, "runs": described})
+    tests = decided(make_suite(fine, plain), tmp_path, "null-background")[0].tests
+    assert ["different test images" in tests[i].marks for i in (0, 2)] == [True, False]
+
+
+def test_an_undecided_claim_does_not_rest_on_a_seed():
+    claim = next(one for one in CLAIMS if one.id == "skip-pool4")
+    views = [
+        TestView(claim.tests[0], verdict, "", [], marks=marks)
+        for verdict, marks in (("reproduced", ["one seed"]), ("inconclusive", []))
+    ]
+    assert ClaimView(claim, _whole(views[:1]), views[:1], []).one_seed
+    assert not ClaimView(claim, _whole(views), views, []).one_seed
+
+
+def part_of(text: str, tolerance: Tolerance, **samples: Sample) -> PartView:
+    test = Test("", {}, Measure.parse(text, "here"), "points", tolerance)
+    return decide_part(test, test.measure.parts[0], samples)
+
+
+@pytest.mark.parametrize("ends", [(-1.0, 3.0), (-3.0, 1.0), (1.0, 3.0), (-3.0, -1.0)])
+def test_an_absolute_value_lies_between_those_of_the_interval(ends: tuple[float, float]):
+    draws = np.linspace(*ends, DRAWS)
+    found = part_of("abs(a)", Tolerance(0.5, math.inf, ""), a=Sample(sum(ends) / 2, draws))
+    low, high = interval(draws)
+    inside = [abs(x) for x in np.linspace(low, high, 4001)]
+    assert (found.low, found.high) == pytest.approx((min(inside), max(inside)), abs=1e-3)
+    assert found.verdict == ("inconclusive" if low < 0 < high else "reproduced")
+
+
+def test_what_is_undefined_on_a_few_images_decides_nothing():
+    ones = np.ones(DRAWS)
+    zero = np.where(np.arange(DRAWS) == 3, 0.0, 1.0)
+    found = part_of("a / b", Tolerance(0, 2, ""), a=Sample(1.0, ones), b=Sample(1.0, zero))
+    assert (found.verdict, found.low) == ("inconclusive", None)
+    assert found.reason == "undefined on some resampled images"
+
+
+def test_the_seeds_that_are_lacking_are_those_of_the_run_with_the_fewest():
+    draws = np.linspace(-5, 5, DRAWS)
+    pair = {"a": Sample(0.0, draws, seeds=2), "b": Sample(0.0, 0 * draws, seeds=6)}
+    found = part_of("a - b", Tolerance(-1, 1, ""), **pair)
+    low, high = interval(draws)
+    assert f"about {math.ceil(2 * ((high - low) / 2) ** 2)} seeds" in found.reason
+
+
+def test_ways_of_timing_count_where_all_were_timed_so():
+    whole, quick = TIMED[0], TIMED[1]
+    slow = Sample(40.0, ways={whole: 40.0, quick: 15.0})
+    fast = Sample(10.0, ways={whole: 10.0})
+    assert part_of("a / b", Tolerance(2, math.inf, ""), a=slow, b=fast).verdict == "reproduced"
+    fast.ways[quick] = 10.0
+    assert part_of("a / b", Tolerance(2, math.inf, ""), a=slow, b=fast).verdict == "inconclusive"

@@ -263,3 +263,21 @@ def test_an_image_of_the_least_size_is_large_enough(make_run, data_dir, monkeypa
     monkeypatch.setattr(type(dataset), "sizes", [*sizes[1:], (net.least, net.least - 1)])
     with pytest.raises(UserError, match=f"image {dataset.ids[-1]} has {net.least - 1}x{net.least}"):
         check_sizes(net, dataset)
+
+
+def test_notes_of_the_images_are_passed_on(scored, data_dir, tmp_path):
+    run, _, found = scored
+    assert found["notes"] == []
+    shutil.copytree(data_dir, tmp_path / "own")
+    info = tmp_path / "own/prepared/tiny/dataset.json"
+    write_json(info, {**read_json(info), "notes": ["val: 4 of 5 ids are in this subset"]})
+    found = evaluate_run(run, 0, device=CPU, data_dir=tmp_path / "own", results=tmp_path)
+    assert found["notes"] == ["val: 4 of 5 ids are in this subset"]
+
+
+def test_a_mask_is_of_the_semantic_labels_whatever_is_scored(make_run, data_dir):
+    run = make_run(labels=["geometric"], mask={"train": "none", "test": "background"})
+    dataset = load_set(data_dir, run, "test")
+    net = build(run.config["net"], {"geometric": len(dataset.classes["geometric"])})
+    done = evaluate(net, dataset, run, CPU, "fp32")
+    assert list(done.matrices) == ["geometric"] and done.matrices["geometric"].matrix.sum() > 0

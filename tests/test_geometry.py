@@ -298,3 +298,26 @@ def test_average_pool_keeps_cells_where_they_are(padding):
         geometry = through(geometry, layer)
         starts[name] = geometry.start
     assert starts["pool5/7x7_s1"] == starts["inception_5b"]
+
+
+def test_fields_of_what_reads_an_upsampled_map_are_whole_pixels():
+    """Two cells half a pixel apart are of two pixels."""
+    fine = Geometry().upsampled(4, 2)
+    assert [fine.window(kernel, 1, 0).receptive_field for kernel in (1, 2, 3, 4)] == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 1, (3, 5)),
+        nn.Conv2d(1, 1, 3, (1, 2)),
+        nn.Conv2d(1, 1, 3, padding=(0, 1)),
+        nn.Conv2d(1, 1, 3, dilation=(1, 2)),
+        nn.MaxPool2d((2, 3)),
+    ],
+)
+def test_layers_that_are_not_square_are_refused(layer):
+    with pytest.raises(ValueError, match="only square layers"):
+        through(Geometry(), layer)
+    with pytest.raises(ValueError, match="only square layers"):
+        cells_after(9, layer)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fcn.errors import UserError
-from fcn.nets.dense import dense_scores, rarefaction, rarefied, shift_and_stitch
+from fcn.nets.dense import (
+    SpacedMaxPool,
+    dense_scores,
+    rarefaction,
+    rarefied,
+    shift_and_stitch,
+)
 from fcn.nets.geometry import Geometry, through
 from fcn.nets.trunks import Layers, Trunk
 from fcn.nets.upsample import Upsample, bilinear_taps
@@ -333,6 +339,30 @@ def test_dense_scores_cover_images_of_every_size(method, padding, top, height, w
         scores = dense_scores(net, torch.ones(2, 3, height, width), method, top[1])
     assert scores["semantic"].shape == (2, 2, height, width)
     assert scores["semantic"].isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ["vgg16", "alexnet", "googlenet"])
+@pytest.mark.parametrize("padding", ["reference", "tight"])
+@pytest.mark.parametrize("stride", [4, 16])
+def test_equal_cells_make_equal_pixels(architecture, padding, stride):
+    """There are cells on every side of a pixel, also at the upper and left border."""
+    net = slim(architecture, padding=padding).eval()
+    layer = net.head("semantic").score_fr
+    with torch.inference_mode():
+        layer.weight.zero_()
+        layer.bias.fill_(1)
+        found = dense_scores(net, torch.zeros(1, 3, 37, 50), "shift-and-stitch", stride)
+    inner = found["semantic"][..., :-stride, :-stride]
+    torch.testing.assert_close(inner, torch.ones_like(inner))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2))
+def test_spaced_pooling_pads_with_nothing(kernel, stride, padding):
+    assume(2 * padding <= kernel)
+    options = (kernel, stride, padding)
+    x = noise(1, 2, 9, 11) - 10
+    torch.testing.assert_close(SpacedMaxPool(*options)(x), nn.MaxPool2d(*options)(x))
 
 
 def test_rarefied_shares_the_weights_and_leaves_the_net_alone():

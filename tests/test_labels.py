@@ -116,3 +116,19 @@ def test_broken_and_missing_files_are_named(tmp_path):
     (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"c\.png: not a readable"):
         read_label(tmp_path / "c.png", 2, None)
+
+
+@settings(max_examples=30)
+@given(array=maps(4, 200))
+def test_void_of_vocs_colours_may_be_another_index(tmp_path_factory, array):
+    path = tmp_path_factory.mktemp("label") / "a.png"
+    Image.fromarray(voc_palette()[array]).save(path)
+    read = read_coloured_label(path, "voc", 4, 200)
+    np.testing.assert_array_equal(read, np.where(array == 200, 255, array))
+
+
+@pytest.mark.parametrize("colour", [[0, -1, 0], [0, 256, 0], [0, 0]])
+def test_what_is_no_colour_is_refused(tmp_path, colour):
+    write_label(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match=r"each must be \[red, green, blue\] of 0 to 255"):
+        read_coloured_label(tmp_path / "a.png", [colour, colour], 2, None)

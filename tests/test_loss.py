@@ -107,3 +107,9 @@ def test_half_precision_scores_are_summed_in_float32():
     assert batch_loss(scores, truth, "softmax", False)[0].item() == pytest.approx(
         12000 * np.log(21), rel=1e-4
     )
+
+
+def test_a_loss_that_there_is_not_is_refused():
+    scores, truth = torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="no loss 'hinge'"):
+        pixel_losses(scores, truth, "hinge")

@@ -252,3 +252,19 @@ def test_gathered_gradients_are_their_sum(groups, seed):
         one.step()
     for (_, p, _), (_, q, _) in zip(parameters(whole), parameters(parts), strict=True):
         np.testing.assert_allclose(p.detach(), q.detach(), rtol=1e-12)
+
+
+def test_a_restored_state_replaces_the_one_that_was_there():
+    found = []
+    for used in (False, True):
+        source, net = stub(), stub()
+        stored, optimizer = CaffeSGD(source, RECIPE), CaffeSGD(net, RECIPE)
+        steps = [(source, stored, 0.1)] + [(net, optimizer, 0.02)] * used
+        for part, own, rate in steps:
+            give(part, random_gradients(part, np.random.default_rng(1)))
+            own.set_rate(rate)
+            own.step()
+        optimizer.load_state_dict(stored.state_dict())
+        found.append([buffer.clone() for group in optimizer.groups for buffer in group["buffers"]])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other) and one.any()

@@ -32,7 +32,7 @@ from fcn.report.examples import choose, per_image_mean_iu
 from fcn.report.exports import latex, markdown
 from fcn.report.paper import PaperNumber, parse_tables, read_paper
 from fcn.report.publish import publish
-from fcn.report.results import SeedResult, load_results, mean_and_std
+from fcn.report.results import SeedResult, finite, load_results, mean_and_std
 from fcn.report.tables import agrees, number, signed
 from fcn.rle import encode_prediction, write_predictions
 from fcn.schema import CONFIG, check, read_yaml
@@ -633,7 +633,7 @@ def test_one_seed_has_no_spread_and_says_so(tmp_path: Path):
 def test_times_of_two_devices_make_no_mean(tmp_path: Path):
     run = make_run("voc2011/dense", (("dense_fc6", "fc6 14x14"),), (0, 1, 2))
     for seed, (device, rate, seconds) in enumerate(
-        [("A", 4.0, 600), ("A", 6.0, 400), ("B", 90.0, 20)]
+        [("B", 90.0, 20), ("A", 4.0, 600), ("A", 6.0, 400)]
     ):
         folder = write_result(tmp_path / "results", run, seed, (0.5 + seed / 10,) * 4)
         train = json.loads((folder / "train.json").read_text())
@@ -792,6 +792,17 @@ def test_files_of_different_configurations_are_named(tmp_path: Path):
     page, _, summary = render(make_suite(run), tmp_path)
     assert len(summary["problems"]) == 1
     assert "train.json: made under another configuration" in page.text
+    timing = json.loads((folder / "timing.json").read_text())
+    for timed, problems in ((run.timed, 1), ("0123456789ab", 2)):
+        write(folder / "timing.json", {**timing, "timed": timed})
+        found = load_results(make_suite(run), tmp_path / "results", []).problems
+        assert ["timing.json" in text for text in found] == [False, True][:problems]
+
+
+@pytest.mark.parametrize("value", [True, None, "1", [1], math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_none(value: Any):
+    assert finite(value) is None
+    assert (finite(3), finite(0.5)) == (3.0, 0.5)
 
 
 @pytest.mark.parametrize("suite", sorted((CONFIG / "suites").glob("*.yaml")), ids=lambda p: p.stem)

@@ -179,3 +179,20 @@ def test_table(folders, capsys):
 
 def test_as_many_classes_as_void_leaves_room_for(folders):
     assert score(folders, classes=255)["classes"] == 255
+
+
+@pytest.mark.parametrize("void", [0, 1, 2, 3])
+def test_void_is_a_value_of_the_truth_alone(tmp_path, void):
+    save(tmp_path / "truth/a.png", [[0, 1, 2]] * 3)
+    save(tmp_path / "pred/a.png", [[0] * 3, [1] * 3, [2] * 3])
+    matrix = np.ones((3, 3), np.int64)
+    matrix[void : void + 1] = 0
+    found = score_folders(tmp_path / "truth", tmp_path / "pred", classes=3, void=void)
+    assert {m: found[m] for m in METRICS} == {m: getattr(scores(matrix), m) for m in METRICS}
+
+
+def test_an_extension_in_capitals_is_one_too(folders):
+    expected = score(folders)
+    for folder in folders:
+        (folder / "b.png").rename(folder / "b.PNG")
+    assert score(folders) == expected

@@ -79,3 +79,20 @@ def test_a_list_may_go_beyond_a_declared_subset_but_not_past_it(tmp_path):
     assert found == {"val": ["a", "c"]} and notes == ["val: 2 of 3 ids are in this subset"]
     with pytest.raises(UserError, match=r"2 of 2 ids of split val .*; list ids without extension"):
         split(tmp_path, {"val": "wrong.txt"}, "ab", True)
+
+
+def test_lists_and_what_is_made_from_them(tmp_path):
+    (tmp_path / "all.txt").write_text("\ufeffa\r\n b\n\nc\nd\n", "utf-8")
+    for name in "bd":
+        (tmp_path / f"{name}.txt").write_text(name)
+    expressions = {
+        "all": "all.txt",
+        "b": "b.txt",
+        "d": "d.txt",
+        "left": {"minus": ["all", "b", "d"]},
+        "both": {"union": ["d", "left", "all"]},
+        "whole": {"sample": ["both", 4]},
+    }
+    found, notes = split(tmp_path, expressions, "abcd")
+    assert notes == [] and found["all"] == ["a", "b", "c", "d"] and found["left"] == ["a", "c"]
+    assert found["both"] == found["whole"] == ["d", "a", "c", "b"]

@@ -84,6 +84,10 @@ def test_groups_are_a_partition_by_size(sizes, start):
         assert count == -(-sizes.count(size) // room)
 
 
+def test_a_group_may_have_as_many_pixels_as_are_allowed():
+    assert groups_of_update(range(5), [(1024, GROUP_PIXELS // 2048)] * 5) == [[0, 1], [2, 3], [4]]
+
+
 # ------------------------------------------------------------------------------- mirror and jitter
 
 
@@ -146,6 +150,16 @@ def test_changes_are_of_seed_and_position_alone():
     other = changed(images, seed=8, mirror=True, jitter=4)
     assert any(not torch.equal(one[p]["image"], other[p]["image"]) for p in range(20))
     assert len({one[p]["semantic"].numpy().tobytes() for p in range(20)}) > 15
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"mirror": True}, {"jitter": 4}, {"keep": 0.5, "cells": (4, 1.5)}, {"scale": (0.5, 2)}],
+)
+def test_every_change_is_the_seeds(change):
+    one, other = (changed(Marked(), 20, seed, **change) for seed in (7, 8))
+    items = [[stream[p]["semantic"].numpy() for p in range(20)] for stream in (one, other)]
+    assert any(not np.array_equal(*pair) for pair in zip(*items, strict=True))
 
 
 def test_without_changes_it_is_the_image():

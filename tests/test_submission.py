@@ -279,6 +279,22 @@ def test_a_run_labels_the_test_images(trained, listed, one_thread):
     assert command(trained, "--check", path) == 2
 
 
+@pytest.mark.parametrize("of_weights", [False, True])
+@pytest.mark.parametrize("of_images", [False, True])
+def test_what_weights_and_images_come_from_is_said(trained, of_weights, of_images):
+    _, run, data, results = trained
+    info = data / "prepared/voc2012test/dataset.json"
+    write_json(info, read_json(info) | {"subset": of_images, "archives": [{"name": "images"}]})
+    place = run.directory(results, 0) / "train.json"
+    about = read_json(place)
+    about["provenance"]["archives"] = [{"name": "weights"}]
+    write_json(place, about | {"subset": of_weights})
+    assert command(trained, "run") == 0
+    found = read_json(sidecar(results / "tiny/run/seed0/voc2012test.tgz"))
+    assert found["subset"] is (of_weights or of_images)
+    assert {a["name"] for a in found["provenance"]["archives"]} == {"weights", "images"}
+
+
 def test_labels_are_made_as_in_evaluation(trained, monkeypatch):
     """By the net that is made for inference, once for all images."""
     nets = []

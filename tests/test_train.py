@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from fcn.data.labels import VOID
 from fcn.data.stream import AugmentedSet, image_order
 from fcn.errors import UserError
 from fcn.evaluate import evaluate_run, load_set
-from fcn.files import digest, read_json
+from fcn.files import digest, read_json, write_json
 from fcn.inputs import preprocess
 from fcn.loss import batch_loss, pixel_losses
 from fcn.nets import build
@@ -116,6 +117,20 @@ def test_what_it_writes(make_run, data_dir, tmp_path):
     assert set(tensors) == set(named_tensors(net))
 
 
+def test_archives_of_weights_and_images_are_passed_on(make_run, data_dir, tmp_path, monkeypatch):
+    """With a subset among them the result is of a subset."""
+    run = make_run(recipe={"base": "short", "images": 2})
+    shutil.copytree(data_dir, tmp_path / "own")
+    info = tmp_path / "own/prepared/tiny/dataset.json"
+    for subsets in ((False, False), (False, True), (True, False)):
+        one, other = ({"name": n, "subset": s} for n, s in zip("ab", subsets, strict=True))
+        write_json(info, {**read_json(info), "archives": [other]})
+        monkeypatch.setattr(training, "start", lambda *_, one=one: ([], [one]))
+        result = start(run, tmp_path / "own", tmp_path)
+        assert [a["name"] for a in result["provenance"]["archives"]] == ["a", "b"]
+        assert result["subset"] is any(subsets)
+
+
 def test_loss_curve_is_the_loss_per_pixel(make_run, data_dir, tmp_path):
     """Of the first update, recomputed by hand; whatever the recipe optimises."""
     for normalize in (True, False):
@@ -189,6 +204,26 @@ def test_seeds_differ(make_run, data_dir, tmp_path):
     assert len(digests) == 2
     again = start(run, data_dir, tmp_path / "again", 1)["weights_sha256"]
     assert again in digests
+
+
+def test_all_that_is_random_is_the_seeds(make_run, data_dir, tmp_path):
+    """The start of trunk and score layers, the order of the images, and what is done to them."""
+    recipe = {"base": "short", "images": 8, "learning_rate": 1e-12, "mirror": True, "jitter": 5}
+    run = make_run(net={"base": "slim", **NO_START}, recipe=recipe)
+    dataset = load_set(data_dir, run, "train")
+    net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])})
+    weights, streams = [], []
+    for seed in (0, 1):
+        start(run, data_dir, tmp_path, seed)
+        weights.append(read(folder(run, tmp_path, seed) / "model.safetensors")[0])
+        streams.append(Training(run, seed, net, dataset, CPU, tmp_path / "none.pt").stream)
+    random = [name for name in weights[0] if re.match(r"(conv|fc|score_).*weight$", name)]
+    assert len(random) > 15
+    for name in random:
+        assert (weights[0][name] - weights[1][name]).abs().max() > 1e-3, name
+    assert (streams[0].order != streams[1].order).any()
+    streams[1].order = streams[0].order
+    assert any(not torch.equal(*(s[i]["semantic"] for s in streams)) for i in range(8))
 
 
 # ---------------------------------------------------------------------------------------- resuming
@@ -335,6 +370,12 @@ def test_finished_training_starts_anew_with_the_same_end(make_run, data_dir, tmp
     run = make_run()
     digests = [start(run, data_dir, tmp_path)["weights_sha256"] for _ in range(2)]
     assert digests[0] == digests[1]
+
+
+def test_stopped_at_the_end_it_has_ended(make_run, data_dir, tmp_path):
+    run = make_run()
+    assert start(run, data_dir, tmp_path, stop_after=6)["updates"] == 6
+    assert not list(folder(run, tmp_path).glob("*.pt"))
 
 
 # --------------------------------------------------------------------------------------- diverging
@@ -510,10 +551,33 @@ def test_far_above_guessing_is_by_the_recipes_own_loss(make_run, data_dir, tmp_p
         state.log(0.0)
 
 
+def test_a_row_of_the_curve_is_the_mean_over_pixels(make_run, data_dir, tmp_path):
+    """Updates with more valid pixels weigh more."""
+    run = make_run()
+    dataset = load_set(data_dir, run, "train")
+    net = build(run.config["net"], {"semantic": len(dataset.classes["semantic"])})
+    state = Training(run, 0, net, dataset, CPU, tmp_path / "checkpoint.pt")
+    state.update = 3
+    state.losses[:3] = torch.tensor([[6.0, 2.0], [1.0, 8.0], [0.0, 0.0]])
+    assert state.log(0.0) == state.rows[-1]["loss"] == pytest.approx(7 / 10)
+    assert not state.losses.any()
+
+
+def test_chance_is_that_of_the_label_set_of_most_classes(make_run, data_dir, tmp_path):
+    for labels in (["semantic", "geometric"], ["geometric", "semantic"]):
+        run = make_run(labels=labels)
+        dataset = load_set(data_dir, run, "train")
+        classes = {task: len(names) for task, names in dataset.classes.items()}
+        net = build(run.config["net"], classes)
+        state = Training(run, 0, net, dataset, CPU, tmp_path / "checkpoint.pt")
+        assert classes["semantic"] > classes["geometric"]
+        assert state.limit == pytest.approx(DIVERGED * math.log(classes["semantic"]))
+
+
 def test_a_single_hard_image_is_no_divergence():
     calm, high = [1.0] * 20, [1.0] * 9 + [99.0] * 11
     assert training._diverged_at([99.0, *calm[1:]], 60.0) is None
-    assert training._diverged_at([*high[:-2], 1.0, 1.0], 60.0) is None
+    assert training._diverged_at([*high[:-1], 1.0], 60.0) is None
     assert training._diverged_at(high, 60.0) == 9
     assert training._diverged_at([99.0, *high[1:]], 60.0) == 0
     for endless in (math.nan, math.inf):
@@ -785,6 +849,13 @@ def test_validation_says_what_evaluation_finds(make_run, data_dir, tmp_path):
         assert float(last[metric]) == pytest.approx(value, abs=1e-6) and value is not None
 
 
+def test_validation_follows_the_update_that_reaches_its_images(make_run, data_dir, tmp_path):
+    run = make_run(recipe={"base": "short", "images": 16, "batch": 3, "validate": 4})
+    start(run, data_dir, tmp_path)
+    seen = [int(r["images"]) for r in rows(folder(run, tmp_path) / "validation.csv")]
+    assert seen == [6, 9, 12, 15]
+
+
 def test_an_image_that_scaling_makes_too_small_is_named(make_run, data_dir, tmp_path):
     net = {"base": "slim", "architecture": "alexnet", "skips": [], "fc6_kernel": 3}
     run = make_run(net=net, recipe={"base": "short", "scale": [0.01, 0.02]})
@@ -795,9 +866,9 @@ def test_an_image_that_scaling_makes_too_small_is_named(make_run, data_dir, tmp_
 def test_patch_sampling_makes_as_many_updates_of_larger_batches(make_run, data_dir, tmp_path):
     whole = make_run(recipe={"base": "short", "images": 12, "batch": 2})
     half = make_run(recipe={"base": "short", "images": 12, "batch": 2, "patch_keep": 0.5})
-    one, other = start(whole, data_dir, tmp_path), start(half, data_dir, tmp_path)
-    assert (one["updates"], one["images"]) == (6, 12)
-    assert (other["updates"], other["images"]) == (6, 24)
+    most = make_run(recipe={"base": "short", "images": 12, "batch": 2, "patch_keep": 0.75})
+    results = [start(run, data_dir, tmp_path) for run in (whole, half, most)]
+    assert [(one["updates"], one["images"]) for one in results] == [(6, 12), (6, 24), (6, 18)]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])

@@ -206,3 +206,11 @@ def test_matrix_of_validation_serves_training():
     x = torch.zeros(1, 1, 3, 3, requires_grad=True)
     layer(x, (0, 0), (5, 5)).sum().backward()
     assert x.grad is not None
+
+
+def test_what_is_asked_to_be_exact_stays_so():
+    layer = Upsample(2, 4, 2, learned=False)
+    for exact in (False, True):
+        layer.exact = exact
+        layer.settle()
+        assert layer.exact is exact
