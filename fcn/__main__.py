@@ -415,17 +415,29 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        torch = sys.modules.get("torch")  # not imported for a stage that does without it
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    except RuntimeError as error:
+        if (sentence := _of_pytorch(error)) is None:
             raise
-        print(
-            "error: the GPU has too little free memory; take a smaller recipe.batch, precision "
-            "bf16, or another GPU (device=cuda:N).",
-            file=sys.stderr,
-        )
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     return 0
+
+
+def _of_pytorch(error: RuntimeError) -> str | None:
+    """What an error of PyTorch's that is no fault of ours means; None for any other."""
+    torch = sys.modules.get("torch")  # not imported for a stage that does without it
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU has too little free memory; take a smaller recipe.batch, precision bf16, or "
+            "another GPU (device=cuda:N)."
+        )
+    if str(error).startswith("DataLoader worker"):  # raised wherever this process is just then
+        reason = str(error).split("\n")[0].rstrip(" .")
+        return (
+            f"a process that decodes images has gone ({reason}), for want of memory or of "
+            "/dev/shm perhaps; ask for fewer --workers. A training goes on from its checkpoint."
+        )
+    return None
 
 
 if __name__ == "__main__":

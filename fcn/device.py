@@ -19,11 +19,12 @@ LARGEST_KEPT = 32 << 20  # bytes: the largest threshold that glibc takes
 def keep_memory() -> bool:
     """Have the C library keep what tensors free for the tensors that follow; whether it does.
 
-    glibc gives the end of its heap back to the system as soon as it is free, and the next tensor
-    gets its pages one by one, zeroed: up to a fifth of a training step on the CPU (docs/speed.md).
-    From here on it keeps that. Blocks above ``LARGEST_KEPT`` are given back as before: on the heap
-    a freed aligned block, as PyTorch asks for, may never fit its like again (glibc's bug 14581),
-    and a process with all tensors there grew until it was killed. Without glibc nothing changes.
+    glibc gives the end of its heap back to the system when some megabytes of it are free, and the
+    next tensors get their pages one by one, zeroed: an eighth of a training step on the CPU, and
+    more (docs/speed.md). From here on it keeps them. Blocks above ``LARGEST_KEPT`` are given back
+    as before: on the heap a freed aligned block, as PyTorch asks for, may never fit its like again
+    (glibc's bug 14581), and a process with all tensors there grew until it was killed. Without
+    glibc nothing changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -128,7 +128,7 @@ def load_set(data_dir: Path, run: Run, part: str, cache_bytes: int = 0) -> Segme
         labels.append("semantic")
     sets = []
     references = run.training_sets if part == "train" else [run.config["test"]]
-    share = cache_bytes // max(1, len(references))
+    share = cache_bytes // len(references)
     for reference in references:
         folder = data_dir / "prepared" / reference["dataset"]
         found = SegmentationSet(folder, reference["split"], input_names(run), labels, share)

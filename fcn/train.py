@@ -178,8 +178,9 @@ class Training:
             with atomic_file(self.checkpoint) as temporary:
                 torch.save(self.state(), temporary)
         except RuntimeError as error:  # how PyTorch says that the disk is full
-            if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error):
-                raise  # of a step before, which the copy has waited for
+            others = ("CUDA", "DataLoader worker")  # of a step before, or of a process beside
+            if isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in others):
+                raise
             reason = str(error).split("\n")[0]
             raise UserError(
                 f"{self.checkpoint}: cannot be written ({reason}); is the disk full?"

@@ -205,7 +205,7 @@ def test_loaders_on_a_gpu_are_all_threads_but_one(threads, cores, loaders, told,
     assert _workers(Namespace(threads=threads, workers=3), "cuda") == 3
 
 
-def test_a_full_gpu_is_one_sentence(monkeypatch, capsys):
+def test_what_pytorch_lacks_is_one_sentence(monkeypatch, capsys):
     import torch
 
     def fill(*_):
@@ -217,6 +217,15 @@ def test_a_full_gpu_is_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "error: the GPU has too little free memory; take a smaller recipe.batch, precision bf16, "
         "or another GPU (device=cuda:N).\n"
+    )
+    error = RuntimeError(
+        "DataLoader worker (pid 7) is killed by signal: Killed. \nIt is possible that .."
+    )
+    assert main(["plan"]) == 2
+    assert capsys.readouterr().err == (
+        "error: a process that decodes images has gone (DataLoader worker (pid 7) is killed by "
+        "signal: Killed), for want of memory or of /dev/shm perhaps; ask for fewer --workers. A "
+        "training goes on from its checkpoint.\n"
     )
     error = RuntimeError("a fault of ours")
     with pytest.raises(RuntimeError, match="of ours"):

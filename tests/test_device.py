@@ -76,7 +76,7 @@ print(min(rounds))
 """
 
 LARGE = """
-import resource, sys
+import resource
 import torch
 from fcn.device import LARGEST_KEPT, keep_memory
 assert keep_memory()

@@ -477,7 +477,7 @@ def test_memory_for_images_is_shared(make_run, data_dir, tmp_path, monkeypatch, 
     assert sum(of_training) == (500 if workers == 8 else 1000)
 
 
-def test_of_errors_in_writing_a_checkpoint_those_of_the_device_stay(
+def test_of_errors_in_writing_a_checkpoint_those_of_others_stay(
     make_run, data_dir, tmp_path, monkeypatch
 ):
     run = make_run(recipe={"base": "short", "images": 80})
@@ -485,6 +485,7 @@ def test_of_errors_in_writing_a_checkpoint_those_of_the_device_stay(
         (RuntimeError("PytorchStreamWriter failed writing file data/3"), UserError),
         (torch.OutOfMemoryError("out of memory"), torch.OutOfMemoryError),
         (RuntimeError("CUDA error: an illegal memory access"), RuntimeError),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), RuntimeError),
     ):
 
         def fail(*_, error=error):

@@ -196,30 +196,23 @@ def loader(
     """Groups in order, decoded ahead by ``workers`` processes (0: in this one).
 
     Raises:
-        UserError: of an item of the group, when its turn comes; a process has been killed.
+        UserError: of an item of the group, when its turn comes.
     """
-    batches = DataLoader(
-        _Handed(dataset),
-        batch_sampler=groups,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # its own: dropout's must not depend on a new loader
+    return map(
+        _unwrapped,
+        DataLoader(
+            _Handed(dataset),
+            batch_sampler=groups,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin,
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # its own: dropout's must not depend on a new loader
+        ),
     )
-    return _unwrapped(iter(batches))  # its processes start here, not when the first is asked for
 
 
-def _unwrapped(groups: Iterator[dict[str, Any] | UserError]) -> Iterator[dict[str, Any]]:
-    try:
-        for group in groups:
-            if isinstance(group, UserError):
-                raise group
-            yield group
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise UserError(
-            f"a process that decodes images was killed ({error}); memory or /dev/shm may be too "
-            "small: ask for fewer --workers. A training goes on from its checkpoint."
-        ) from None
+def _unwrapped(group: dict[str, Any] | UserError) -> dict[str, Any]:
+    if isinstance(group, UserError):
+        raise group
+    return group

@@ -107,7 +107,7 @@ class Upsample(nn.Module):
         key = (size, first, length, like.device)
         kept = self._matrices.pop(key, None)
         if kept is None:
-            while len(self._matrices) >= KEPT:
+            if len(self._matrices) >= KEPT:
                 del self._matrices[next(iter(self._matrices))]  # which was not asked for longest
             with torch.inference_mode(False):  # training may use a matrix that validation made
                 matrix = upsampling_matrix(size, self.kernel, self.stride, first, length)
