@@ -27,6 +27,7 @@ from PIL import Image
 
 import fcn.report
 from fcn.errors import UserError
+from fcn.report.averages import METRICS, of_confusion
 from fcn.report.charts import Series, line_chart, thin, ticks
 from fcn.report.examples import choose, per_image_mean_iu
 from fcn.report.exports import latex, markdown
@@ -148,7 +149,6 @@ def write_result(
     semantic = {
         **dict(zip(keys, scores, strict=True)),
         "per_class_iu": per_class,
-        "confusion": [[1] * 4] * 4,
     }
     write(
         folder / "metrics.json",
@@ -166,7 +166,7 @@ def write_result(
         {
             **common,
             "weights_sha256": "1" * 64,
-            "updates": 100,
+            "updates": curve,
             "images": 2000,
             "seconds": 1234.5,
             "images_per_second": 1.6,
@@ -199,6 +199,12 @@ def write_result(
     lines = [f"{u},{20 * u},{3.5 * u},.8,.5,{0.5 - 0.3 / u},.7" for u in updates[::5]]
     (folder / "validation.csv").write_text("\n".join([header, *lines]) + "\n")
     return folder
+
+
+def counted(matrix: np.ndarray) -> dict[str, Any]:
+    """The four metrics of a confusion matrix, and the matrix."""
+    four = {metric: of_confusion(metric, matrix, "all") for metric in METRICS}
+    return {**four, "confusion": matrix.tolist()}
 
 
 def write_dataset(data: Path, name: str = "voc2011") -> dict[str, np.ndarray]:
@@ -246,7 +252,7 @@ def write_predictions_of(folder: Path, truths: dict[str, np.ndarray], shift: int
     }
     np.savez(folder / "per_image.npz", ids=np.array(list(truths)), **arrays)
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["tasks"]["semantic"]["confusion"] = matrix.tolist()
+    metrics["tasks"]["semantic"] |= counted(matrix)
     write(folder / "metrics.json", metrics)
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES)]
     write_predictions(folder / "predictions.json.gz", entries, images, categories)
@@ -924,6 +930,25 @@ def test_table_1_columns_that_need_no_training(tmp_path: Path):
     assert len(times) == 3
 
 
+@pytest.mark.parametrize("value", [0.41, None, math.nan, "0.5"])
+def test_a_metric_that_is_not_that_of_its_confusion_matrix_is_no_result(tmp_path: Path, value: Any):
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),))
+    folder = write_result(tmp_path / "results", run, 0, (0.8, 0.6, 0.5, 0.7))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["tasks"]["semantic"] |= counted(np.array([[50, 10], [4, 30]]))
+    write(folder / "metrics.json", metrics)
+    results = load_results(make_suite(run), tmp_path / "results", [])
+    assert results.problems == [] and results.runs[run.id].counted
+    metrics["tasks"]["semantic"]["mean_iu"] = value
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    results = load_results(make_suite(run), tmp_path / "results", [])
+    assert results.problems == [
+        "results/voc2011/fcn32s/seed0/metrics.json: mean_iu of semantic is not that of its "
+        "confusion matrix; make it again."
+    ]
+    assert not results.runs[run.id].counted and results.runs[run.id].status.kind == "broken"
+
+
 def test_other_averages_stand_beside_the_first(tmp_path: Path):
     """A third class is predicted and not in the truth: 30 of 33 on SIFT Flow, in small."""
     confusion = [[50, 10, 5], [4, 30, 1], [0, 0, 0]]
@@ -943,9 +968,9 @@ def test_other_averages_stand_beside_the_first(tmp_path: Path):
         },
     }
     run = make_run("voc2011/any", tuple(expected))
-    folder = write_result(tmp_path / "results", run, 0, (0.8, 0.6, (first + second) / 3, 0.7))
+    folder = write_result(tmp_path / "results", run, 0, (0.8, 0.6, 0.5, 0.7))
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["tasks"]["semantic"]["confusion"] = confusion
+    metrics["tasks"]["semantic"] |= counted(np.array(confusion))
     write(folder / "metrics.json", metrics)
     page, records, _ = render(make_suite(run), tmp_path)
     for (table, row), columns in expected.items():

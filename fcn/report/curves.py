@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcn.errors import UserError
-from fcn.report.results import RunResult, SeedResult, read_curve
+from fcn.report.results import RunResult, SeedResult, finite, read_curve
 
 # Rows of loss.csv, 20 updates each, that are averaged before a level counts as reached: of the run
 # with the largest batch. The others are averaged over as many images (whole ones, where patches are
@@ -26,15 +26,23 @@ class LossCurve:
         return max(1, round(window / max(1.0, self.images)))
 
 
-def loss_curve(run: RunResult, seed: SeedResult, axis: str) -> LossCurve | None:
-    """The loss curve of a seed along an axis of loss.csv; None without one that can be read."""
+def loss_curve(run: RunResult, seed: SeedResult, axis: str) -> LossCurve | str:
+    """The loss curve of a seed along an axis of loss.csv, or what is wrong with it.
+
+    Shares of a training are asked of it: one that ends before the training did has none.
+    """
     try:
-        frame = read_curve(seed.directory / "loss.csv", (axis, "images", "loss"))
+        frame = read_curve(seed.directory / "loss.csv", (axis, "update", "images", "loss"))
     except UserError:
-        return None  # the page's own curves tell it
+        return "cannot be read"
     if frame is None or not len(frame):
-        return None
+        return "missing" if frame is None else "empty"
+    last, updates = float(frame["update"].iloc[-1]), finite(seed.train.get("updates"))
+    if updates is not None and last + float(frame["update"].iloc[0]) <= updates:
+        return f"ends at update {last:.0f} of {updates:.0f}"
     keep = np.isfinite(frame["loss"].to_numpy())
+    if not keep.any():
+        return "has no finite loss"
     kept = (run.run.config["recipe"] or {}).get("patch_keep", 1)
     images = float(frame["images"].iloc[0] * kept)
     return LossCurve(frame[axis].to_numpy()[keep], frame["loss"].to_numpy()[keep], images)

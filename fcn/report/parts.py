@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcn.report.bootstrap import interval
-from fcn.report.claims import Part, Test
+from fcn.report.claims import Number, Part, Test
 from fcn.report.samples import Sample
 
 ACROSS = "the interval crosses the tolerance"
+MOST_SEEDS = 50  # that anybody would train for one answer
 WAYS = "ways of timing it lie on both sides of the tolerance"
 
 
@@ -28,10 +29,14 @@ def of_diverged(test: Test, part: Part, failed: list[str]) -> str:
     return "not reproduced" if "not reproduced" in found else "reproduced" if found else ""
 
 
+def _points(samples: dict[str, Sample]) -> dict[str, Number]:
+    return {letter: sample.point for letter, sample in samples.items()}
+
+
 def decide_part(test: Test, part: Part, samples: dict[str, Sample]) -> PartView:
     """By the interval of its draws, where it has some; inconclusive where it cannot be measured."""
     own = {letter: samples[letter] for letter in sorted(part.letters)}
-    point = float(part({letter: sample.point for letter, sample in own.items()}))
+    point = float(part(_points(own)))
     if not np.isfinite(point):
         return PartView("inconclusive", "not a finite number")
     if undecided := next((s.undecided for s in own.values() if s.undecided), ""):
@@ -50,19 +55,34 @@ def decide_part(test: Test, part: Part, samples: dict[str, Sample]) -> PartView:
     if not low <= point <= high and whole != test.expect.verdict(point, point):
         outside = "what was found lies outside of its interval: seeds differ by more"
         return PartView("inconclusive", outside, low, high)
-    return PartView(
-        whole, _why_open(test, own, low, high) if whole == "inconclusive" else "", low, high
-    )
+    why = ACROSS if whole == "inconclusive" else ""
+    if why and (needed := _seeds_needed(test, part, own, draws)):
+        why += f"; were it to stay where it is, about {needed} seeds would decide"
+    return PartView(whole, why, low, high)
 
 
-def _why_open(test: Test, samples: dict[str, Sample], low: float, high: float) -> str:
-    """Why an interval decides nothing; where it is too wide to lie within, how many seeds would."""
-    room = test.expect.high - test.expect.low
+def _seeds_needed(
+    test: Test, part: Part, samples: dict[str, Sample], draws: np.ndarray
+) -> int | None:
+    """With how many seeds the interval would lie on one side, about the same point.
+
+    What trainings differ by shrinks with the root of their number, what test images do stays. None
+    where no number that anybody would run is enough.
+    """
     seeds = min((s.seeds for s in samples.values() if s.seeds), default=0)
-    if not seeds or not np.isfinite(room) or high - low < room:
-        return ACROSS
-    needed = int(np.ceil(seeds * ((high - low) / room) ** 2))
-    return f"the interval is wider than the tolerance: about {needed} seeds would be needed"
+    if not seeds:
+        return None
+    images = {k: s.point if s.images is None else s.images for k, s in samples.items()}
+    point, of_images = float(part(_points(samples))), part.signed(images)
+    if not np.isfinite(of_images).all():
+        return None
+    (low, high), (first, last) = interval(draws), interval(np.broadcast_to(of_images, draws.shape))
+    fixed = ((last - first) / 2) ** 2
+    moves = max(0.0, ((high - low) / 2) ** 2 - fixed)
+    bounds = [b for b in (test.expect.low, test.expect.high) if np.isfinite(b)]
+    room = min((abs(point - bound) for bound in bounds), default=0.0) ** 2 - fixed
+    needed = seeds * moves / room if room > 0 else np.inf
+    return int(np.ceil(needed)) if seeds < needed <= MOST_SEEDS else None
 
 
 def _by_ways(test: Test, part: Part, samples: dict[str, Sample], point: float) -> PartView:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fcn.errors import UserError
 from fcn.files import lookup, read_json
-from fcn.report.averages import of_confusion
+from fcn.report.averages import METRICS, of_confusion
 
 if TYPE_CHECKING:
     from fcn.spec import Run, Suite
@@ -56,6 +56,21 @@ def _read(path: Path, results: Path, needs: dict[str, type]) -> tuple[dict[str, 
         if not isinstance(part, kind | None) or not all(isinstance(e, dict) for e in entries):
             return {}, f"{name}: provenance.{key} does not have the form of docs/architecture.md."
     return value, None
+
+
+def _wrong_metric(metrics: dict[str, Any]) -> str | None:
+    """Which metric is not that of the confusion matrix beside it, in words; None if none is."""
+    for task, of in metrics["tasks"].items():
+        if not isinstance(of, dict) or "confusion" not in of:
+            continue
+        for metric in METRICS:
+            counted = of_confusion(metric, of["confusion"], "all")
+            told = finite(of.get(metric))
+            if counted is None and told is None:
+                continue
+            if counted is None or told is None or abs(counted - told) > 1e-6:
+                return f"{metric} of {task} is not that of its confusion matrix"
+    return None
 
 
 def read_curve(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
@@ -288,6 +303,10 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
         if problem:
             result.problems.append(problem)
             result.broken |= name == "metrics"
+    if result.metrics and (wrong := _wrong_metric(result.metrics)):
+        path = shown(directory / "metrics.json", results)
+        result.metrics, result.broken = {}, True
+        result.problems.append(f"{path}: {wrong}; make it again.")
     if result.metrics:
         current = result.metrics["config_hash"]
         result.stale = current != run.hash

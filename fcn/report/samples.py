@@ -8,9 +8,17 @@ import numpy as np
 from fcn.files import lookup
 from fcn.report.bootstrap import Bootstrap, mean_of_seeds
 from fcn.report.claims import Test, Value
-from fcn.report.curves import SMOOTH, level_at, loss_curve, mean_loss, reached
+from fcn.report.curves import SMOOTH, LossCurve, level_at, loss_curve, mean_loss, reached
 from fcn.report.printed import Printed
-from fcn.report.results import Results, RunResult, SeedResult, finite, is_time, mean_and_std
+from fcn.report.results import (
+    Results,
+    RunResult,
+    SeedResult,
+    finite,
+    is_time,
+    mean_and_std,
+    shown,
+)
 from fcn.report.spread import Spread, between_seeds
 from fcn.report.tables import feeding
 from fcn.spec import Row
@@ -29,13 +37,14 @@ FAR = 300.0  # of a logarithm: its exponential, squared, is still a number
 class Sample:
     """A value as measured; ``draws`` (DRAWS,) where it has a spread that is known.
 
-    ``undecided``: why its spread cannot be computed here. ``spread``: that between seeds, and
-    ``lineage`` the trainings behind it; ``seeds``: how many were scored. ``ways``: what
-    each way of ``TIMED`` found, of an inference time.
+    ``images``: the draws by the test images alone. ``undecided``: why its spread cannot be computed
+    here. ``spread``: that between seeds, and ``lineage`` the trainings behind it; ``seeds``: how
+    many were scored. ``ways``: what each way of ``TIMED`` found, of an inference time.
     """
 
     point: float
     draws: np.ndarray | None = None
+    images: np.ndarray | None = None
     runs: list[RunResult] = field(default_factory=list)
     undecided: str = ""
     spread: Spread | None = None
@@ -63,8 +72,8 @@ def scored_on(run: RunResult) -> tuple[str, str]:
 class Samples:
     """What can be measured of ``results`` for the values of a claim's tests.
 
-    ``compare``: whether the runs are on the paper's data. ``assumed``: what is taken for the spread
-    between seeds there, where no run has two.
+    ``compare``: whether the runs are on the paper's data. ``assumed``: what is known beforehand of
+    the spread between seeds there.
     """
 
     printed: Printed
@@ -88,9 +97,13 @@ class Samples:
         return [run for run in self.entries(value) if run.counted]
 
     def without_run(self, value: Value) -> str:
-        """Why no run counts for a value: none fills its row, or none that decides claims."""
+        """Why no run counts for a value: it has no result yet, decides no claim, or is none."""
+        if entries := self.entries(value):
+            return "; ".join(dict.fromkeys(run.status.text for run in entries))
         fed = self._feeding[str(value.table)].get(str(value.row), [])
-        return "the run here decides no claim, see its note" if fed else "no run"
+        own = [row for run in fed for row in run.run.rows if row.row == value.row]
+        undecided = [row for row in own if row.table == value.table and not row.decides]
+        return "the run here decides no claim, see its note" if undecided else "no run"
 
     def of(self, test: Test, letters: set[str]) -> dict[str, Sample] | str:
         """A sample for each of ``letters``, or why there is none.
@@ -134,7 +147,7 @@ class Samples:
             if not alike:
                 return "timed on different devices"
             chosen |= alike
-        seeds = [{seed.seed for seed in run.counted} for run in chosen.values()]
+        seeds = [self.having(test.values[letter], run) for letter, run in chosen.items()]
         shared = set.intersection(*seeds) if seeds else set()
         samples = dict(fixed)
         for letter, run in chosen.items():
@@ -240,6 +253,26 @@ class Samples:
             return [] if fact is None else [fact]
         return [found * scale for found in run.values(origin, rule)]
 
+    def having(self, value: Value, run: RunResult) -> set[int]:
+        """The counted seeds that can be asked for a value."""
+        if value.loss or value.axis:
+            axis = value.axis or "update"
+            return {seed.seed for seed in run.counted if self.curve(run, seed, axis)}
+        origin, _, rule = self.place(value)
+        if origin[:1] == ("architecture",):
+            return {seed.seed for seed in run.counted}
+        return {seed.seed for seed in run.counted if seed.number(origin, rule) is not None}
+
+    def curve(self, run: RunResult, seed: SeedResult, axis: str) -> LossCurve | None:
+        """The loss curve of a seed; why there is none is told once, where it was trained."""
+        found = loss_curve(run, seed, axis)
+        if isinstance(found, LossCurve):
+            return found
+        if seed.train:
+            name = shown(seed.directory / "loss.csv", self.results.folder)
+            self.bootstrap.problems.append(f"{name}: {found}, so no claim is tested on it.")
+        return None
+
     def sample(self, value: Value, run: RunResult, values: list[float]) -> Sample:
         """What was measured, with its spread over test images and seeds."""
         point, _ = mean_and_std(values)
@@ -248,7 +281,9 @@ class Samples:
         seeds = [seed.seed for seed in run.counted]
         if value.loss or value.axis:
             if len(values) < len(seeds):
-                return Sample(point, None, [run], "the curve of a seed never reaches that loss")
+                return Sample(
+                    point, runs=[run], undecided="the curve of a seed never reaches that loss"
+                )
             return self.of_seeds_alone(run, values, seeds, "loss curve")
         if origin == ("train", "loss") or (origin[:1] == ("train",) and is_time(origin)):
             what = "loss" if origin[1] == "loss" else "time"
@@ -256,39 +291,43 @@ class Samples:
         if origin in TIMED:
             found = {way: run.values(way) for way in TIMED}
             ways = {way: float(np.mean(times)) for way, times in found.items() if times}
-            return Sample(point, None, [run], ways=ways)
+            return Sample(point, runs=[run], ways=ways)
         if origin[:1] != ("metrics",):
-            return Sample(point, None, [run])  # a count: no seed changes it
+            return Sample(point, runs=[run])  # a count: no seed changes it
         draws = self.bootstrap.draws(run, origin, rule)
         if draws is None:
-            return Sample(point, None, [run], "no counts per image for this mean, so no interval")
-        draws = draws * scale
+            why = "no counts per image for this mean, so no interval"
+            return Sample(point, runs=[run], undecided=why)
+        images = draws * scale
         spread, lineage = self.spread(value, run)
         if spread is None:
-            return Sample(point, None, [run], "no run here has two seeds")
-        draws = draws + spread.draws(lineage, seeds)
-        return Sample(point, draws, [run], "", spread, lineage, len(seeds))
+            return Sample(point, runs=[run], undecided="no run here has two seeds")
+        draws = images + spread.draws(lineage, seeds)
+        return Sample(point, draws, images, [run], "", spread, lineage, len(seeds))
 
     @staticmethod
     def of_seeds_alone(run: RunResult, values: list[float], seeds: list[int], what: str) -> Sample:
         """A positive quantity of a training, with the spread of its logarithm over the seeds."""
         if min(values) <= 0:
-            return Sample(float(np.mean(values)), None, [run], f"a {what} that is not positive")
+            why = f"a {what} that is not positive"
+            return Sample(float(np.mean(values)), runs=[run], undecided=why)
         logs = np.log(values)
         point = float(np.exp(logs.mean()))
         if len(values) < 2:
-            return Sample(point, None, [run], f"one seed tells nothing of another's {what}")
+            why = f"one seed tells nothing of another's {what}"
+            return Sample(point, runs=[run], undecided=why)
         away = mean_of_seeds(list(logs), seeds) - logs.mean()
-        return Sample(point, point * np.exp(np.clip(away, -FAR, FAR)), [run])
+        return Sample(point, point * np.exp(np.clip(away, -FAR, FAR)), runs=[run])
 
     def spread(self, value: Value, run: RunResult) -> tuple[Spread | None, list[str]]:
         """What seeds do to a column on the test set of a run, and the trainings behind the run.
 
-        Where no run there has two seeds, what ``claims.yaml`` assumes for the paper's own data. The
-        trainings begin at the first that was scored on these images too.
+        On the paper's own data together with what ``claims.yaml`` assumes of them. The trainings
+        begin at the first that was scored on these images too.
         """
         origin, scale, rule = self.place(value)
-        key = (scored_on(run), origin, rule)
+        assumed = self.assumed if self.compare and not run.subset else None
+        key = (scored_on(run), origin, rule, assumed is None)
         if key not in self._spreads:
             scores: dict[str, dict[int, float]] = {}
             for other in self.results.runs.values():
@@ -299,10 +338,8 @@ class Samples:
                     if known:
                         scores[other.run.id] = known
             lineages = {id: self.results.lineage(id, set(scores)) for id in scores}
-            self._spreads[key] = between_seeds(scores, lineages), set(scores)
+            self._spreads[key] = between_seeds(scores, lineages, assumed), set(scores)
         spread, scored = self._spreads[key]
-        if spread is None and self.compare and not run.subset:
-            spread = self.assumed
         return spread, self.results.lineage(self.results.weights_of(run), scored)
 
     def window(self, test: Test) -> float:
@@ -311,7 +348,7 @@ class Samples:
         for value in test.values.values():
             for row in (value.row, value.of) if value.axis else ():
                 for run in self.runs(Value(table=value.table, row=row)):
-                    curves = (loss_curve(run, seed, "update") for seed in run.counted)
+                    curves = (self.curve(run, seed, "update") for seed in run.counted)
                     images += [SMOOTH * curve.images for curve in curves if curve]
         return max(images)
 
@@ -319,7 +356,7 @@ class Samples:
         values = []
         for seed in run.counted:
             point = None
-            curve = loss_curve(run, seed, value.axis or "update")
+            curve = self.curve(run, seed, value.axis or "update")
             if curve and value.loss:
                 point = mean_loss(curve.x, curve.loss, *value.loss)
             elif curve:
@@ -335,6 +372,6 @@ class Samples:
         others = self.runs(Value(table=value.table, row=value.of))
         for other in others[:1]:
             found = [s for s in other.counted if s.seed == seed] or other.counted
-            curve = loss_curve(other, found[0], "update")
+            curve = self.curve(other, found[0], "update")
             return level_at(curve.x, curve.loss, value.at, curve.rows(window)) if curve else None
         return None

@@ -27,6 +27,14 @@ class Deviation:
     size: float
     freedom: float = np.inf
 
+    def with_assumed(self, assumed: "Deviation") -> "Deviation":
+        """Both variances, weighted by how well each is known."""
+        if not np.isfinite(assumed.freedom) or not self.freedom:
+            return assumed
+        freedom = self.freedom + assumed.freedom
+        squares = self.freedom * self.size**2 + assumed.freedom * assumed.size**2
+        return Deviation(float(np.sqrt(squares / freedom)), freedom)
+
     def draws(self, *parts: str) -> np.ndarray:
         """Draws (DRAWS,) of Student's t, a function of ``parts`` (whose it is)."""
         draws = generator("deviation", *parts).standard_normal(DRAWS) * self.size
@@ -104,15 +112,19 @@ def _within(scores: Scores) -> tuple[float, int, float, int]:
     return within, len(found) - len(several), rest, len(found) - int(rank)
 
 
-def between_seeds(scores: Scores, lineages: Mapping[str, Sequence[str]]) -> Spread | None:
-    """The spread of ``scores``; None where no run that starts anew has two seeds.
+def between_seeds(
+    scores: Scores, lineages: Mapping[str, Sequence[str]], assumed: Spread | None = None
+) -> Spread | None:
+    """The spread of ``scores``; where no run that starts anew has two seeds, what is assumed.
 
     ``lineages``: of each run, the trainings behind it that have scores, itself the last.
+    ``assumed``: counts beside the scores for as much as it is known, but for what a seed does to
+    every run.
     """
     first = {run: scores[run] for run in scores if len(lineages[run]) == 1}
     within, of_runs, rest, freedom = _within(first)
     if not of_runs:
-        return None
+        return assumed
     if freedom < 1:  # a single run: nothing tells its seeds' part from its own
         training, common = Deviation(float(np.sqrt(within / of_runs)), of_runs), Deviation(0.0)
     else:
@@ -121,8 +133,16 @@ def between_seeds(scores: Scores, lineages: Mapping[str, Sequence[str]]) -> Spre
         seeds = {seed for of_seed in first.values() if len(of_seed) > 1 for seed in of_seed}
         between = float(np.sqrt(max(0.0, within / of_runs - own)))
         common = Deviation(between, len(seeds) - 1)
-    family, stage = _of_stages(scores, lineages) or (Deviation(0.0), training)
-    return Spread(common, training, family, stage)
+    staged = _of_stages(scores, lineages)
+    if assumed is None:
+        return Spread(common, training, *(staged or (Deviation(0.0), training)))
+    family, stage = staged or (Deviation(0.0, 0), Deviation(0.0, 0))
+    return Spread(
+        common,
+        training.with_assumed(assumed.training),
+        family.with_assumed(assumed.family),
+        stage.with_assumed(assumed.stage),
+    )
 
 
 def _of_stages(

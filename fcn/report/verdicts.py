@@ -163,7 +163,10 @@ class _Decider:
             run = sample.runs[0] if sample.runs else None
             shown = self.with_unit(test.values[letter], sample.point)
             view.values.append((test.values[letter].name, shown, run))
-        view.marks = self.marks(test, samples)
+        alone = view.marks  # of what a divergence decided
+        marks = self.marks(test, samples)
+        view.marks = alone + [m for m in marks if not (alone and m.endswith(" seeds"))]
+        view.marks = list(dict.fromkeys(view.marks))
         found = [decide_part(test, part, samples) for part in parts]
         choose = test.measure.choose
         point = float(choose([part(points) for part in parts]))
