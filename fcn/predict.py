@@ -82,7 +82,7 @@ class Labeller:
         """Bytes that an image of so many pixels takes, at the least: input and output of the
         largest layer, counted once on the ``meta`` device, which computes shapes only."""
         if not self._bytes_per_pixel:
-            side = 512
+            side = 4096  # of a small one the padding is a part that a large one does not have
             sizes = []
 
             def count(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -200,8 +200,8 @@ def test_too_large_for_the_memory(slim, tmp_path, capsys, monkeypatch):
 def test_memory_grows_with_the_largest_layer():
     config = predict.named_net("voc-fcn32s") | {"hidden": 8}
     labeller = predict.Labeller(random_net(config, 21), ["x"] * 21, BGR)
-    conv1_2 = 2 * 64 * 4 * (512 + 198) ** 2 / 512**2  # its input and its output, padded by 100
-    assert labeller._memory(1000) == pytest.approx(1000 * conv1_2)
+    conv1_2 = 2 * 64 * 4  # its input and its output; the padding by 100 is little of a large image
+    assert 1.0 < labeller._memory(1000) / (1000 * conv1_2) < 1.15
     assert isinstance(labeller.fast.trunk, PaddedTrunk)
     assert not labeller.fast.trunk._quiet  # nothing of this is left to the images
 
