@@ -125,7 +125,9 @@ def is_done(run: Run, seed: int, results: Path) -> bool:
     folder = run.directory(results, seed)
     if not all((folder / name).exists() for name in ("train.json", "metrics.json")):
         return False
-    return bool(read_object(folder / "train.json").get("config_hash") == run.hash)
+    trained, scored = (read_object(folder / name) for name in ("train.json", "metrics.json"))
+    weights = scored.get("weights_sha256", trained.get("weights_sha256"))
+    return bool(trained.get("config_hash") == run.hash and trained.get("weights_sha256") == weights)
 
 
 def unfinished(runs: Iterable[Run], results: Path) -> list[tuple[Run, int]]:

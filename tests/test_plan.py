@@ -56,7 +56,9 @@ def suite(tmp_path, monkeypatch):
 
 @pytest.fixture
 def online(monkeypatch):
+    """Hosts answer, and there is room for what they have."""
     monkeypatch.setattr(plan.requests, "head", lambda *_, **__: SimpleNamespace(status_code=404))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**13))
 
 
 def no_gpu_suite(suite):
@@ -152,6 +154,17 @@ def test_a_changed_configuration_is_not_finished(suite, tmp_path):
     finish(suite, results, "voc2012/first", 0)
     finish(suite, results, "voc2012/first", 1, config_hash="0123456789ab")
     first = suite.runs["voc2012/first"]
+    assert plan.unfinished([first], results) == [(first, 1)]
+
+
+def test_weights_that_were_not_scored_are_not_finished(suite, tmp_path):
+    results = tmp_path / "results"
+    first = suite.runs["voc2012/first"]
+    for seed, scored in ((0, "1"), (1, "2")):
+        finish(suite, results, first.id, seed)
+        for name, digest in (("train", "1"), ("metrics", scored)):
+            path = first.directory(results, seed) / f"{name}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": digest}))
     assert plan.unfinished([first], results) == [(first, 1)]
 
 

@@ -949,6 +949,22 @@ def test_a_metric_that_is_not_that_of_its_confusion_matrix_is_no_result(tmp_path
     assert not results.runs[run.id].counted and results.runs[run.id].status.kind == "broken"
 
 
+def test_a_score_of_other_weights_than_the_present_ones_is_none(tmp_path: Path):
+    """Trained again, not scored again: the old number must not stand beside the new curve."""
+    run = make_run("voc2011/fcn32s", (("table2", "FCN-32s"),))
+    folder = write_result(tmp_path / "results", run, 0, (0.8, 0.6, 0.5, 0.7))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for digest, found in (("1" * 64, True), ("2" * 64, False)):
+        write(folder / "metrics.json", {**metrics, "weights_sha256": digest})
+        results = load_results(make_suite(run), tmp_path / "results", [])
+        assert bool(results.runs[run.id].counted) == found
+    assert results.problems == [
+        "results/voc2011/fcn32s/seed0/metrics.json: scored other weights than train.json has; "
+        "evaluate again."
+    ]
+    assert results.runs[run.id].status.text == "trained, not evaluated"
+
+
 def test_other_averages_stand_beside_the_first(tmp_path: Path):
     """A third class is predicted and not in the truth: 30 of 33 on SIFT Flow, in small."""
     confusion = [[50, 10, 5], [4, 30, 1], [0, 0, 0]]

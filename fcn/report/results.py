@@ -307,6 +307,11 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
         path = shown(directory / "metrics.json", results)
         result.metrics, result.broken = {}, True
         result.problems.append(f"{path}: {wrong}; make it again.")
+    scored, trained = (of.get("weights_sha256") for of in (result.metrics, result.train))
+    if scored and trained and scored != trained:
+        path = shown(directory / "metrics.json", results)
+        result.metrics = {}
+        result.problems.append(f"{path}: scored other weights than train.json has; evaluate again.")
     if result.metrics:
         current = result.metrics["config_hash"]
         result.stale = current != run.hash
