@@ -154,6 +154,18 @@ def at_home(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no such home folder; give another path.") from None
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file of a folder and of those in it, linked ones too; one that holds itself, once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (Path(place, name) for name in names)
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fcn.errors import UserError
-from fcn.files import at_home
+from fcn.files import at_home, files_below
 from fcn.options import NET_DEFAULTS
 from fcn.schema import ROOT, unknown
 
@@ -221,10 +221,8 @@ def source_hash(definition: Mapping[str, Any]) -> str:
     root = ROOT / at_home(definition["path"])
     files = [
         (place.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if not name.startswith(".")
-        for place in [Path(folder, name)]
+        for place in files_below(root)
+        if not place.name.startswith(".")
         for status in [place.stat(follow_symlinks=place.exists())]
     ]
     return fingerprint([found, sorted(files)])

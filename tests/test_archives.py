@@ -449,9 +449,21 @@ def test_a_subset_is_checked_against_the_mirrors_sums(mirror, server, tmp_path):
     with pytest.raises(UserError, match=f"damaged: its sha256 is {digest}, but .* says 000"):
         fetch("a.tar", define(server), tmp_path, address, True)
     assert kept(tmp_path) == set()
-    put("SHA256SUMS", f"{digest}  a.tar\n".encode())
+    for wrong in (f"{'0' * 64}  ./a.tar\n", f"SHA256 (./a.tar) = {'0' * 64}\n"):
+        put("SHA256SUMS", wrong.encode())
+        with pytest.raises(UserError, match="damaged"):
+            fetch("a.tar", define(server), tmp_path, address, True)
+    put("SHA256SUMS", f"SHA256 (a.tar) = {digest}\n".encode())
     sidecar = fetch("a.tar", define(server), tmp_path, address, True)
     assert sidecar["verified_by"] == "SHA256SUMS of the mirror" and sidecar["subset"] is True
+
+
+def test_sums_without_a_line_are_told(mirror, server, tmp_path, capsys):
+    address, put = mirror
+    put("a.tar", b"part of it")
+    put("SHA256SUMS", b"<html>a portal</html>")
+    assert fetch("a.tar", define(server), tmp_path, address, True)["verified_by"] == "nothing"
+    assert "SHA256SUMS has no line of a digest and a name" in capsys.readouterr().err
 
 
 def test_broken_files_beside_an_archive_are_told(server, tmp_path):
@@ -500,8 +512,11 @@ def test_what_came_before_the_declaration_is_not_taken_for_whole(mirror, server,
     assert extract("a.tar", tmp_path)["archive"]["subset"] is True
     assert json.loads((tmp_path / "extracted/a.tar.json").read_text())["archive"]["subset"] is True
     assert (tmp_path / "extracted/a.tar/mark").exists()
+    sidecar.unlink()  # as Snakemake does before it fetches again: no less a subset
+    again = fetch("a.tar", {"urls": []}, tmp_path, address, True)
+    assert again["subset"] is True and again["url"] != "placed by hand"
     sidecar.unlink()  # the official file after all
-    assert fetch("a.tar", {"urls": []}, tmp_path, address, True)["url"] == "placed by hand"
+    assert fetch("a.tar", {"urls": []}, tmp_path)["url"] == "placed by hand"
 
 
 def test_a_mirror_is_never_written_to(server, tmp_path):

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +57,30 @@ def test_colours_read_as_indices(tmp_path_factory, array):
     np.testing.assert_array_equal(read_coloured_label(path, "voc", 21, None), array)
     with pytest.raises(UserError, match=r"a\.png.*colour-coded.*`colours: voc`"):
         read_label(path, 21, 255)
+
+
+def grey_png(path, array, bits):
+    """A grey PNG of so many bits a pixel, which Pillow does not write."""
+
+    def chunk(name, body):
+        whole = name + body
+        return struct.pack(">I", len(body)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    height, width = array.shape
+    digits = (array[..., None] >> np.arange(bits)[::-1]) & 1
+    rows = np.packbits(digits.reshape(height, -1).astype(np.uint8), axis=1)
+    body = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(body)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_of_few_bits_is_not_stretched(tmp_path, bits):
+    path, most = tmp_path / "a.png", min(21, 2**bits)
+    array = np.random.default_rng(bits).integers(0, most, (7, 13))
+    grey_png(path, array, bits)
+    np.testing.assert_array_equal(read_label(path, most, None), array)
 
 
 def test_a_palette_file_is_indices_or_colours_as_told(tmp_path):

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,11 @@ from scipy.io import savemat
 from fcn.__main__ import main
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import voc_palette, write_label
-from fcn.data.prepare import REPOSITORY, check_seg11valid, prepare
+from fcn.data.prepare import REPOSITORY, _each, check_seg11valid, prepare
 from fcn.data.readers import READERS, Contents, Item
 from fcn.data.splits import resolve
 from fcn.errors import UserError
-from fcn.spec import contents_hash
+from fcn.spec import contents_hash, source_hash
 
 REAL = REPOSITORY.parent / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data (shared/data) is not here")
@@ -76,6 +77,37 @@ def own(tmp_path):
         "splits": {key: f"ImageSets/Segmentation/{key}.txt" for key in ("train", "val")},
     }
     return root, definition, truth
+
+
+def test_ones_own_files_saved_in_place_are_not_in_what_was_made_from_them(own, tmp_path):
+    root, definition, _ = own
+    prepare("mine", definition, tmp_path / "data")
+    place = tmp_path / "data/prepared/mine/images/a.jpg"
+    before = place.read_bytes()
+    Image.new("RGB", (8, 8)).save(root / "JPEGImages/a.jpg")
+    assert place.read_bytes() == before
+
+
+def test_linked_folders_are_read_and_watched(own, tmp_path):
+    """Large folders often lie on another disk."""
+    root, definition, _ = own
+    (root / "JPEGImages").rename(tmp_path / "far")
+    (root / "JPEGImages").symlink_to(tmp_path / "far")
+    (tmp_path / "far/again").symlink_to(tmp_path / "far")  # holds itself
+    assert prepare("mine", definition, tmp_path / "data")["splits"] == {"train": 2, "val": 2}
+    before = source_hash(definition)
+    assert source_hash(definition) == before
+    Image.new("RGB", (8, 8)).save(tmp_path / "far/a.jpg")
+    assert source_hash(definition) != before
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_in_a_sentence():
+    with pytest.raises(UserError, match=r"prepare x: a process was ended .* fewer --threads"):
+        list(_each(die, range(80), 2, "prepare x"))
 
 
 def test_a_folder_of_ones_own(own, tmp_path):
@@ -257,6 +289,8 @@ FAULTS = [
     ),
     (lambda root: (root / "SegmentationClass/a.png").unlink(), r"train\.txt: 1 of 2 ids.*\(a\)"),
     (lambda root: lists(root, train=["a", "b.jpg"]), r"\(b\.jpg\); list ids without extension"),
+    (lambda root: lists(root, train=["a", "./b"]), r"\(\./b\); list ids without \./"),
+    (lambda root: lists(root, train=[".", "..", "/"]), r"3 of 3 ids .* \(\., \.\., /\)\."),
     (lambda root: lists(root, train=["a 1"]), r"one id a line and nothing else"),
     (lambda root: lists(root, train=["a", "b", "a"]), r"train\.txt: the id a stands twice"),
     (lambda root: lists(root, train=["", " "]), r"train\.txt: the split list is empty"),

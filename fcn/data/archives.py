@@ -45,7 +45,7 @@ def fetch(
     with _lock(path, "is fetching"):
         if mirror_is_subset and (said := undeclared(_sidecar(path), mirror)):
             raise UserError(f"{said}.")
-        present = _present(path, definition, mirror_is_subset)
+        present = _present(path, definition, mirror_is_subset, bool(mirror))
         if present:
             return present
         if mirror:
@@ -201,8 +201,11 @@ def _mirror_sums(mirror: str) -> dict[str, str]:
             text = file.read_text("utf-8") if file.is_file() else ""
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: not a text file of UTF-8 ({error}).") from None
-    found = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+?)\r?$", text, re.MULTILINE)
-    return {name: digest.lower() for digest, name in found}
+    found = re.findall(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
+    bsd = re.findall(r"^SHA256 \((?:\./)?(.+)\) = ([0-9a-fA-F]{64})\r?$", text, re.MULTILINE)
+    if text.strip() and not found and not bsd:
+        print(f"warning: {mirror}: {SUMS} has no line of a digest and a name.", file=sys.stderr)
+    return {name: digest.lower() for name, digest in [*bsd, *((n, d) for d, n in found)]}
 
 
 # ---- what is here and whether it is right --------------------------------------------------------
@@ -213,7 +216,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def _present(
-    path: Path, definition: dict[str, Any], subsets_allowed: bool
+    path: Path, definition: dict[str, Any], subsets_allowed: bool, mirrored: bool
 ) -> dict[str, Any] | None:
     """The sidecar of an archive that is here and right; None if it is to be fetched."""
     if not path.exists():
@@ -231,6 +234,8 @@ def _present(
             return sidecar
     facts = verify.measure(path, definition)
     verified_by = verify.verified_by(facts, definition)
+    if subsets_allowed and mirrored and verified_by == "nothing":  # it may be the mirror's subset
+        return None
     if not verified_by:
         if subsets_allowed:  # only its sidecar tells a subset from damage: fetch it again
             return None

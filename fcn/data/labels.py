@@ -83,6 +83,14 @@ def _pack(colours: np.ndarray) -> np.ndarray:
     return (table[:, 0] << 16) | (table[:, 1] << 8) | table[:, 2]
 
 
+def _grey_step(path: str | Path) -> int:
+    """What one step of a PNG's grey is on opening: Pillow stretches 2 and 4 bits to 0..255."""
+    with Path(path).open("rb") as handle:
+        head = handle.read(26)
+    few = head[:8] == b"\x89PNG\r\n\x1a\n" and head[25] == 0  # colour type: grey
+    return {2: 85, 4: 17}.get(head[24], 1) if few else 1
+
+
 def read_label(
     path: str | Path, classes: int, void: int | None, remedy: str | None = None
 ) -> np.ndarray:
@@ -95,6 +103,8 @@ def read_label(
     image = open_image(path, "label image")
     if image.mode in INDEX_MODES:
         values = np.asarray(image)
+        if image.mode == "L":
+            values = values // _grey_step(path)
         return check_label(values + 0 if values.dtype == bool else values, path, classes, void)
     if image.mode not in ("RGB", "RGBA", "CMYK", "LA", "PA"):
         raise UserError(

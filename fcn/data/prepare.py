@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,7 +69,7 @@ def prepare(
         if not used:
             raise UserError(f"data set {name}: no image is in any of its splits.")
         with atomic_dir(place) as folder:
-            write = partial(_write_item, folder=folder)
+            write = partial(_write_item, folder=folder, own="path" in definition)
             done = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
             rows, digests, labelled = zip(*done, strict=True)
             _check_labelled(name, splits, dict(zip(used, labelled, strict=True)), items[used[0]])
@@ -182,13 +183,18 @@ def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: 
     with ProcessPoolExecutor(workers) as pool:
         try:
             yield from shown(pool.map(function, values, chunksize=16))
+        except BrokenProcessPool:
+            raise UserError(
+                f"{title}: a process was ended from outside, perhaps because memory ran out; "
+                "run it again with fewer --threads."
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _write_item(item: Item, folder: Path) -> tuple[dict[str, Any], str, set[str]]:
-    """Place one item's files below ``folder``.
+def _write_item(item: Item, folder: Path, own: bool) -> tuple[dict[str, Any], str, set[str]]:
+    """Place one item's files below ``folder``; the user's ``own`` as copies.
 
     Returns its row of the index, the digest of its files, and its label sets that are not all void.
     """
@@ -197,7 +203,7 @@ def _write_item(item: Item, folder: Path) -> tuple[dict[str, Any], str, set[str]
     for key, source in item.inputs.items():
         suffix = source.suffix if isinstance(source, Path) else ".png"
         row[key] = f"{'images' if key == 'image' else key}/{item.id}{suffix}"
-        image = _write_input(key, source, folder / row[key])
+        image = _write_input(key, source, folder / row[key], own)
         width, height = image.size
         if key == "image":
             row |= {"height": height, "width": width}
@@ -230,14 +236,14 @@ def _named(item: Item, key: str) -> str:
     return str(source) if isinstance(source, Path) else f"{key} of {item.id}"
 
 
-def _write_input(key: str, source: Input, target: Path) -> Image.Image:
+def _write_input(key: str, source: Input, target: Path, own: bool) -> Image.Image:
     """Place a file, or write what a function gives as PNG; returns the image."""
     if isinstance(source, Path):
         image = open_image(source)  # to its end: its header says nothing of a truncated file
         modes, wanted = MODES.get(key, MODES["image"])
         if image.mode not in modes:
             raise UserError(f"{source}: an image of mode {image.mode}; convert it to {wanted}.")
-        _place(source, target)
+        _place(source, target, own)
         return image
     array = source()
     kind = (array.dtype, array.shape[2:])
@@ -259,8 +265,11 @@ def _turned(source: Input) -> str:
     return " (its EXIF orientation turns it when shown; store it turned)" if turned else ""
 
 
-def _place(source: Path, target: Path) -> None:
+def _place(source: Path, target: Path, own: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if own:  # saved in place by its owner, a link would change under what was made from it
+        shutil.copyfile(source, target)
+        return
     try:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without hard links

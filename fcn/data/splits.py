@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fcn.errors import UserError
@@ -70,8 +70,10 @@ def resolve(
             return there
         missing = [key for key in ids if key not in known]
         hint = ""
-        if Path(missing[0]).with_suffix("").as_posix() in known:
-            hint = "; list ids without extension"
+        first = PurePosixPath(missing[0])
+        if first.name and first.with_suffix("").as_posix() in known:
+            whole = first.as_posix() in known
+            hint = "; list ids without ./" if whole else "; list ids without extension"
         elif len(missing[0].split()) > 1:
             hint = "; list one id a line and nothing else"
         raise UserError(

@@ -9,6 +9,7 @@ import numpy as np
 
 from fcn.data.labels import VOID
 from fcn.errors import UserError
+from fcn.files import files_below
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -48,7 +49,7 @@ def files_by_id(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(files_below(folder)):
         if path.suffix.lower() not in suffixes:
             continue
         key = path.relative_to(folder).with_suffix("").as_posix()
