@@ -114,7 +114,7 @@ def time_classifier(
     if suite.classifier is None:
         raise UserError(
             f"{suite.path}: no classifier is named; add classifier: {{net: .., crop: .., "
-            "image: ..}} (pixels a side)."
+            "image: ..} (pixels a side)."
         )
     clock = Clock(device)
     cpu = device.type == "cpu"

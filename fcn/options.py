@@ -139,6 +139,27 @@ RECIPE_DEFAULTS: dict[str, Any] = {
 }
 
 
+def _strides(net: Mapping[str, Any]) -> dict[str, int]:
+    """The features of a net with all its options, and the stride at each; empty if unknown."""
+    strides = FEATURES.get(net["architecture"], {})
+    if net["pool5_stride"] == 1:
+        return {name: s // 2 if s == 32 else s for name, s in strides.items()}
+    return dict(strides)
+
+
+def check_inference(inference: Mapping[str, Any], net: Mapping[str, Any], where: str) -> None:
+    """UserError where a net's scores cannot be made denser as an entry asks."""
+    net = {**NET_DEFAULTS, **NET_OPTIONS, **net}
+    if net["skips"]:
+        raise UserError(f"{where}: dense scores are for a net without skips; take such a net.")
+    strides, stride = _strides(net), inference["stride"]
+    coarse = strides.get(net["top"] or next(reversed(strides), ""))
+    if coarse and (stride >= coarse or coarse % stride):
+        raise UserError(
+            f"{where}.stride: the net's stride is {coarse}; {stride} is no smaller divisor of it."
+        )
+
+
 def check_net(own: Mapping[str, Any], net: Mapping[str, Any], where: str) -> None:
     """UserError where an entry sets an option that has no effect in the net that comes of it.
 
@@ -146,9 +167,7 @@ def check_net(own: Mapping[str, Any], net: Mapping[str, Any], where: str) -> Non
     """
     usual = NET_DEFAULTS | NET_OPTIONS
     net = {**usual, **net}
-    strides = FEATURES.get(net["architecture"], {})
-    if net["pool5_stride"] == 1:
-        strides = {name: s // 2 if s == 32 else s for name, s in strides.items()}
+    strides = _strides(net)
     above = next(reversed(strides), "") if net["top"] is None else ""
     for key, name in [("top", net["top"]), *(("skips", skip) for skip in net["skips"])]:
         if name is None or not strides:

@@ -320,7 +320,7 @@ def _is_url(mirror: str) -> bool:
 
 def _source_problems(suite: Suite, missing: Sequence[str], mirror: str | None) -> list[str]:
     if mirror and not _is_url(mirror):
-        folder = Path(mirror).expanduser()
+        folder = at_home(mirror)
         if not folder.is_dir():
             return [f"mirror={mirror}: no such folder"]
         lacks = [name for name in missing if not (folder / name).exists()]
@@ -363,7 +363,7 @@ def _disk_problems(
     suite: Suite, missing: Sequence[str], mirror: str | None, data_dir: Path
 ) -> list[str]:
     if mirror and not _is_url(mirror):
-        sizes = [(Path(mirror).expanduser() / name).stat().st_size for name in missing]
+        sizes = [(at_home(mirror) / name).stat().st_size for name in missing]
     else:
         sizes = [suite.archives[name].get("size") or 0 for name in missing]
     absolute = data_dir.absolute()

@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fcn.errors import UserError
+from fcn.files import at_home
 from fcn.options import (
     NET_DEFAULTS,
     NET_OPTIONS,
     RECIPE_DEFAULTS,
     RECIPE_REQUIRED,
     RUN_OPTIONS,
+    check_inference,
     check_net,
 )
 from fcn.schema import CONFIG, check, protocol, read_yaml, suite_schema, unknown
@@ -57,7 +60,9 @@ def load_suite(
         UserError: naming file, key and what is allowed.
     """
     path = (
-        Path(name) if str(name).endswith((".yaml", ".yml")) else CONFIG / "suites" / f"{name}.yaml"
+        at_home(name)
+        if str(name).endswith((".yaml", ".yml"))
+        else CONFIG / "suites" / f"{name}.yaml"
     )
     if not path.exists():
         known = sorted(p.stem for p in (CONFIG / "suites").glob("*.yaml"))
@@ -215,12 +220,16 @@ class _Resolver:
         net = NET_DEFAULTS | with_bases("net", entry["net"], suite.nets, where)
         gflop = net.pop("gflop", None)
         if gflop and "size" in definition:  # of a generated data set
-            gflop *= definition["size"][0] * definition["size"][1] / VOC_PIXELS
+            for side in definition["size"]:
+                gflop *= fmean(side) if isinstance(side, list) else side
+            gflop /= VOC_PIXELS
         if "architecture" not in net:
             raise UserError(f"{where}.net: the key 'architecture' is missing.")
         own_net = self.written[key].get("net")
         if isinstance(own_net, dict):
             check_net(own_net, net, f"{where}.net")
+        if entry.get("inference"):
+            check_inference(entry["inference"], net, f"{where}.inference")
         recipe = self.recipe(entry, where)
         if not recipe:
             self.untrained(key, where)

@@ -255,6 +255,14 @@ def test_the_paper_says_at_once_what_is_missing(finished: Checkout) -> None:
     assert not (finished.place / "data/archives").exists()
 
 
+@pytest.mark.parametrize("value", ["~nobody-here/x", "Snakefile"])
+def test_a_folder_that_can_be_none_is_one_sentence(finished: Checkout, value: str) -> None:
+    done = finished.snakemake("-n", options=(f"data_dir={value}",))
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "RuntimeError" not in said
+    assert re.search(rf"{value}.*(no such home folder|a file; name a folder)", said)
+
+
 def test_a_bad_suite_is_one_sentence(finished: Checkout) -> None:
     try:
         finished.write(SUITE.replace("momentum: 0.9", "momentun: 0.9"))

@@ -215,6 +215,10 @@ def test_the_cost_of_a_generated_image_follows_its_size(write_suite):
     run = tiny(write_suite, net=net)
     height, width = tiny_suite()["datasets"]["tiny"]["size"]
     assert run.gflop == pytest.approx(3.0 * height * width / (375 * 500))
+    sides = {"size": [[height - 8, height + 8], [width, width + 2]]}  # smallest and largest
+    run = load(write_suite, {"datasets": {"tiny": sides}, "runs": {"tiny/run": {"net": net}}}).runs
+    mean = 3.0 * height * (width + 1) / (375 * 500)
+    assert run["tiny/run"].gflop == pytest.approx(mean)
 
 
 def test_names_of_runs(write_suite):
@@ -286,7 +290,6 @@ DECIDES: dict[str, list[Any]] = {
     "version": [2],
     "labels": [["semantic", "geometric"]],
     "mask": [{"train": "none", "test": "both"}],
-    "inference": [{"method": "rarefaction", "stride": 8}],
 }
 CASES = [{key: value} for key, values in DECIDES.items() for value in values]
 
@@ -324,6 +327,16 @@ def test_every_key_of_a_recipe_is_tried():
 )
 def test_hash_does_not_change_with_the_rest(write_suite, change):
     assert tiny(write_suite, **change).hash == tiny(write_suite).hash
+
+
+def test_hash_changes_with_how_scores_are_made_dense(write_suite):
+    hashes = set()
+    for stride in (None, 8, 16):
+        change: dict[str, Any] = {"net": {"base": "slim", "skips": []}}
+        if stride:
+            change["inference"] = {"method": "rarefaction", "stride": stride}
+        hashes.add(load(write_suite, {"runs": {"tiny/run": change}}).runs["tiny/run"].hash)
+    assert len(hashes) == 3
 
 
 def test_hash_does_not_depend_on_names_or_order(write_suite):
@@ -587,6 +600,26 @@ def test_sizes_that_no_training_can_have_are_refused(write_suite, recipe, said):
 def test_a_feature_that_the_net_lacks_is_told_before_anything_runs(write_suite, change, said):
     path = write_suite({"runs": {"tiny/run": {"net": {"base": "slim", **change}}}})
     assert said in sentence(path) and ": runs.tiny/run.net." in sentence(path)
+
+
+@pytest.mark.parametrize(
+    "net, stride, said",
+    [
+        ({}, 3, "inference.stride: the net's stride is 32; 3 is no smaller divisor of it."),
+        ({}, 32, "inference.stride: the net's stride is 32; 32 is no smaller divisor of it."),
+        ({"pool5_stride": 1, "fc6_dilation": 2}, 16, "the net's stride is 16; 16 is no smaller"),
+        ({"top": "pool4"}, 16, "the net's stride is 16; 16 is no smaller"),
+        ({"skips": ["pool4"]}, 16, "inference: dense scores are for a net without skips; take"),
+        ({}, 8, None),
+        ({"top": "pool4"}, 8, None),
+    ],
+    ids=str,
+)
+def test_scores_that_cannot_be_denser_are_refused_before_a_training(write_suite, net, stride, said):
+    inference = {"method": "rarefaction", "stride": stride}
+    change = {"net": {"base": "slim", "skips": [], **net}, "inference": inference}
+    path = write_suite({"runs": {"tiny/run": change}})
+    assert load_suite(str(path)) if said is None else said in sentence(path)
 
 
 def test_an_option_of_a_base_may_lie_idle(write_suite):

@@ -17,7 +17,7 @@ from fcn.data.download import TIMEOUT_S, DownloadError, discard, download, part_
 from fcn.data.subsets import address, undeclared
 from fcn.data.unpack import unpack
 from fcn.errors import UserError
-from fcn.files import atomic_dir, atomic_file, read_object, write_json
+from fcn.files import at_home, atomic_dir, atomic_file, read_object, write_json
 from fcn.spec import UNPACKED
 
 SUMS = "SHA256SUMS"
@@ -196,7 +196,7 @@ def _mirror_sums(mirror: str) -> dict[str, str]:
             raise UserError(f"{url}: the mirror answers HTTP status {response.status_code}.")
         text = response.text if response.status_code == 200 else ""
     else:
-        file = Path(mirror).expanduser() / SUMS
+        file = at_home(mirror) / SUMS
         try:
             text = file.read_text("utf-8") if file.is_file() else ""
         except UnicodeDecodeError as error:

@@ -3,14 +3,14 @@
 from pathlib import Path
 from urllib.parse import quote
 
-from fcn.files import read_object
+from fcn.files import at_home, read_object
 
 
 def address(mirror: str, name: str) -> str:
     """Where a mirror, a folder or an http(s) address, has an archive."""
     if mirror.startswith(("http://", "https://")):
         return f"{mirror.rstrip('/')}/{quote(name)}"
-    return str(Path(mirror).expanduser() / name)
+    return str(at_home(mirror) / name)
 
 
 def undeclared(sidecar: Path, mirror: str | None) -> str:

@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
+from fcn.files import at_home
 from fcn.plan import SERVER_SETS, device_problem, gpu_count, preflight, server_sets
 from fcn.schema import CONFIG, check, read_yaml, unknown
 from fcn.spec import fingerprint, source_hash
@@ -25,8 +26,6 @@ except UserError as error:
 
 for key in ("mirror_is_subset", "partial"):  # --config key=true arrives as a string
     config[key] = str(config[key]).lower() == "true"
-DATA = str(Path(config["data_dir"]).expanduser())
-DATA_OPTION = f"--data-dir {quote(DATA)}"
 ALL_CORES = workflow.resource_settings.cores or 1  # none with --unlock, --summary, ..
 SHARES = 840  # of profiles/default: divisible by 1 to 8 GPUs
 GPUS = 0 if config["device"] == "cpu" else 1 if ":" in config["device"] else gpu_count()
@@ -47,6 +46,9 @@ def only_looking(words):
 try:
     if problem := device_problem(config["device"]):
         raise UserError(problem)
+    DATA = str(at_home(config["data_dir"] or "data"))
+    if Path(DATA).exists() and not Path(DATA).is_dir():
+        raise UserError(f"data_dir={DATA}: a file; name a folder.")
     SUITE = load_suite(config["suite"], config["seeds"], config["precision"])
     if not config["partial"] and not only_looking(sys.argv[1:]):
         preflight(
@@ -56,6 +58,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+DATA_OPTION = f"--data-dir {quote(DATA)}"
 SUITE_OPTION = f"--suite {quote(SUITE.name)}"
 # What changes a run's configuration, or which runs there are.
 RUN_OPTION = SUITE_OPTION + (f" --precision {config['precision']}" if config["precision"] else "")
