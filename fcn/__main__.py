@@ -186,8 +186,9 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     run = _run(args)
-    trained = run.directory(args.results, args.seed) / "train.json"
-    _need(trained, f"train {run.id} --seed {args.seed}", args)
+    for name in ("train.json", "model.safetensors"):
+        trained = run.directory(args.results, args.seed) / name
+        _need(trained, f"train {run.id} --seed {args.seed}", args)
     _threads(args)
     from fcn.device import chosen
     from fcn.evaluate import evaluate_run

@@ -299,6 +299,16 @@ def test_the_advised_command_can_be_run(command, advised, here, capsys):
     parser().parse_args(shlex.split(said)[3:])
 
 
+def test_weights_that_were_deleted_are_trained_first(here, capsys):
+    prepared("data")
+    trained = Path("results/demo/fcn32s/seed0/train.json")
+    trained.parent.mkdir(parents=True)
+    trained.write_text("{}")
+    assert main(["evaluate", "demo/fcn32s", "--suite", "demo"]) == 2
+    said = capsys.readouterr().err
+    assert "seed0/model.safetensors: no such file; first run: python -m fcn train demo/" in said
+
+
 def prepared(data_dir, **info):
     """What tells that the demo's data set is prepared."""
     path = Path(data_dir, "prepared/demo/dataset.json")
