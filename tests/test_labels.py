@@ -92,6 +92,50 @@ def test_a_palette_file_is_indices_or_colours_as_told(tmp_path):
     assert read.tolist() == [[0, 255]]
 
 
+def palette_png(path, array, palette):
+    image = Image.fromarray(np.array(array, np.uint8))
+    image.putpalette(np.asarray(palette, np.uint8).tobytes())
+    image.save(path)
+
+
+def test_a_reordered_voc_palette_is_told(tmp_path):
+    path = tmp_path / "a.png"
+    palette_png(path, [[0, 1, 2, 3]], voc_palette()[[0, 3, 15, 255]])
+    with pytest.raises(UserError, match=r"a\.png: its palette was re-ordered.*`colours: voc`"):
+        read_label(path, 21, 255)
+    with pytest.raises(UserError, match=r"re-ordered.*the class indices anew, as an 8-bit grey"):
+        read_label(path, 255, 255, "convert them")
+    assert read_coloured_label(path, "voc", 21, None).tolist() == [[0, 3, 15, 255]]
+    palette_png(path, [[0, 1]], voc_palette()[[0, 255]])  # background and void
+    with pytest.raises(UserError, match="re-ordered"):
+        read_label(path, 21, 255)
+
+
+VOC = voc_palette()
+CAMVID = [(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222)]
+
+
+@pytest.mark.parametrize(
+    ("array", "classes", "void", "palette"),
+    [
+        ([[0, 3, 15, 255]], 21, 255, VOC),
+        ([[0, 3, 15]], 21, 255, VOC[:21]),
+        ([[3, 255]], 21, 255, [*VOC[:21], *[(0, 0, 0)] * 235]),
+        ([[0, 3, 255]], 21, 255, [*VOC[:255], (255, 255, 255)]),
+        ([[0, 3, 21]], 21, 21, [*VOC[:21], VOC[255]]),  # void in VOC's colour of it
+        ([[0, 1, 2]], 21, 255, [(i, i, i) for i in range(256)]),
+        ([[0, 1]], 21, 255, [(0, 0, 0), (128, 128, 128), (255, 255, 255)]),
+        ([[0, 1, 2, 3]], 255, 255, CAMVID),  # its fifth colour is not VOC's
+        ([[0, 1, 2, 3]], 5, None, CAMVID[:4]),
+        ([[0, 1]], 2, 255, VOC[[0, 15]]),  # people alone, in VOC's colour of them
+    ],
+)
+def test_other_palettes_are_indices(tmp_path, array, classes, void, palette):
+    palette_png(tmp_path / "a.png", array, palette)
+    expected = [[255 if value == void else value for value in array[0]]]
+    assert read_label(tmp_path / "a.png", classes, void).tolist() == expected
+
+
 def test_indices_among_coloured_files_are_told(tmp_path):
     Image.fromarray(np.array([[1, 2]], np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(

@@ -91,16 +91,51 @@ def _grey_step(path: str | Path) -> int:
     return {2: 85, 4: 17}.get(head[24], 1) if few else 1
 
 
+def _reordered(image: Image.Image, classes: int, void: int | None) -> bool:
+    """Whether the indices of a palette image are not those of the VOC colours that they stand for.
+
+    So PNG optimisers leave them. Grey palettes, and those with a colour that VOC's lacks or has for
+    no class of ``classes``, are somebody's own.
+    """
+    palette = np.asarray(image.getpalette() or [], np.uint8).reshape(-1, 3)
+    index = {colour: i for i, colour in enumerate(_pack(voc_palette()).tolist())}
+    found = [index.get(colour) for colour in _pack(palette).tolist()]
+    theirs = {i: own for i, own in enumerate(found) if own is not None}
+    used = np.flatnonzero(image.histogram()).tolist()
+    if len(theirs) < len(found) or used[-1] >= len(found):
+        return False
+    if (palette[used] == palette[used, :1]).all():
+        return False
+    if not all(theirs[i] < classes or theirs[i] in (VOID, void) for i in used):
+        return False
+    return any(
+        theirs.get(theirs[i]) != theirs[i]  # not where a short palette was filled up with black
+        and not (i == void and theirs[i] == VOID)
+        for i in used
+    )
+
+
 def read_label(
     path: str | Path, classes: int, void: int | None, remedy: str | None = None
 ) -> np.ndarray:
     """Read an index PNG (palette, grey, 1 or 16 bit) as uint8 (H, W): 0..classes-1, void 255.
 
     ``void`` is the value that means void in the file, None if it has none. A file in colour, or
-    with a value that is neither a class nor void, is a UserError; ``remedy`` is what it advises for
-    colours where there is no definition of a data set to change.
+    with a value that is neither a class nor void, is a UserError, as is one in VOC's palette with
+    its entries in another order; ``remedy`` is what it advises for colours where there is no
+    definition of a data set to change.
     """
     image = open_image(path, "label image")
+    if image.mode == "P" and _reordered(image, classes, void):
+        raise UserError(
+            f"{path}: its palette was re-ordered, as PNG optimisers do: it has PASCAL VOC's "
+            "colours at other indices than theirs; "
+            + (
+                "write the class indices anew, as an 8-bit grey PNG."
+                if remedy
+                else "set `colours: voc` for the data set."
+            )
+        )
     if image.mode in INDEX_MODES:
         values = np.asarray(image)
         if image.mode == "L":
