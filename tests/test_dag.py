@@ -199,6 +199,30 @@ def test_a_changed_run_reruns_itself_and_what_depends_on_it(finished: Checkout) 
         finished.write(SUITE)
 
 
+def test_results_say_themselves_of_which_configuration_they_are(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """Of stages run by hand, and of results that were copied, Snakemake remembers nothing."""
+    copy = Checkout.at(tmp_path / "copy")
+    shutil.copytree(finished.place, copy.place, ignore=shutil.ignore_patterns(".snakemake"))
+    assert "Nothing to be done" in str(copy.snakemake("-n"))
+    copy.write(SUITE.replace("recipe: {mirror: true}", "recipe: {mirror: true, jitter: 2}"))
+    assert "rule train" not in copy.planned("table2")  # which does not show the changed run
+    jobs = copy.planned()
+    assert jobs.count("rule train:") == jobs.count("rule evaluate:") == 1
+    assert "run=other" in jobs and "rule report:" in jobs
+    done = copy.snakemake()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Nothing to be done" in str(copy.snakemake("-n"))
+    metrics = copy.place / "results/scenes/a32s/seed0/metrics.json"
+    metrics.write_text(json.dumps({**copy.metrics("a32s"), "weights_sha256": "of others"}))
+    jobs = copy.planned("results/scenes/a32s/seed0/metrics.json")
+    assert "rule evaluate:" in jobs and "rule train:" not in jobs
+    metrics.write_text("[")
+    done = copy.snakemake("-n")
+    assert done.returncode != 0 and "not valid JSON" in done.stdout + done.stderr
+
+
 def test_one_new_entry_is_a_target_of_its_own(finished: Checkout) -> None:
     try:
         finished.write(SUITE + "  scenes/new: {base: scenes/a32s, recipe: {momentum: 0.5}}\n")

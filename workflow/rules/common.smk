@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
-from fcn.files import at_home
+from fcn.files import at_home, read_object
 from fcn.plan import SERVER_SETS, device_problem, gpu_count, preflight, server_sets
 from fcn.schema import CONFIG, check, read_yaml, unknown
 from fcn.spec import fingerprint, source_hash
@@ -90,6 +90,20 @@ def run_of(wildcards):
         return SUITE.run(f"{wildcards.dataset}/{wildcards.run}")
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+def remake_unless(path, **facts):
+    """Has a result made again that says otherwise of itself.
+
+    Snakemake compares with what it remembers, and remembers neither stages run by hand nor copied results.
+    """
+    try:
+        record = read_object(path) if Path(path).exists() else {}
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    if any(record.get(key, value) != value for key, value in facts.items()):
+        workflow.dag.forcefiles.add(path)  # as for --forcerun, but only where a target needs it
+    return record
 
 
 def known(kind, library, name):

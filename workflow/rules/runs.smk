@@ -13,8 +13,13 @@ def start_of(run, seed):
     return []
 
 
+def folder_of(wildcards):
+    return f"results/{wildcards.dataset}/{wildcards.run}/seed{wildcards.seed}"
+
+
 def train_input(wildcards):
     run = run_of(wildcards)
+    remake_unless(f"{folder_of(wildcards)}/train.json", config_hash=run.hash)
     return [prepared(name) for name in sorted(run.datasets)] + start_of(run, wildcards.seed)
 
 
@@ -44,10 +49,17 @@ rule train:
         "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
+def evaluate_input(wildcards):
+    run, folder = run_of(wildcards), folder_of(wildcards)
+    trained = remake_unless(f"{folder}/train.json", config_hash=run.hash)
+    weights = {key: trained[key] for key in ["weights_sha256"] if key in trained}
+    remake_unless(f"{folder}/metrics.json", config_hash=run.hash, **weights)
+    return [f"{folder}/train.json", prepared(wildcards.dataset)]
+
+
 rule evaluate:
     input:
-        "results/{dataset}/{run}/seed{seed}/train.json",
-        f"{DATA}/prepared/{{dataset}}/dataset.json",
+        evaluate_input,
     output:
         "results/{dataset}/{run}/seed{seed}/metrics.json",
         "results/{dataset}/{run}/seed{seed}/per_image.npz",
@@ -70,10 +82,15 @@ rule evaluate:
         "{DATA_OPTION} --device {config[device]} --threads {threads} > {log} 2>&1"
 
 
+def time_input(wildcards):
+    remake_unless(f"{folder_of(wildcards)}/timing.json", timed=run_of(wildcards).timed)
+    return prepared(wildcards.dataset)
+
+
 rule time:
     # All cores and all GPUs: nothing runs beside a measurement on this machine.
     input:
-        f"{DATA}/prepared/{{dataset}}/dataset.json",
+        time_input,
     output:
         "results/{dataset}/{run}/seed{seed}/timing.json",
     params:
