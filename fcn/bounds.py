@@ -227,7 +227,7 @@ def _labels(
                 yield read_label(path, classes, void, CONVERT)
     else:
         for label in _in_tar(place, wanted):
-            yield read_label(label, classes, void, CONVERT)  # type: ignore[arg-type]
+            yield read_label(label, classes, void, CONVERT)
     if ids is not None and found < ids:
         missing = sorted(ids - found)
         raise UserError(

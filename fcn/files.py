@@ -154,16 +154,22 @@ def at_home(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no such home folder; give another path.") from None
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file of a folder and of those in it, linked ones too; one that holds itself, once."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Every file below ``folder``, also through links to folders; none where there is no folder.
+
+    A link to a folder that it is in is not followed.
+    """
+    above: dict[Path, tuple[tuple[int, int], ...]] = {Path(folder): ()}
+    for name, folders, files in os.walk(folder, followlinks=True):
+        place = Path(name)
+        status = place.stat()
+        this = (status.st_dev, status.st_ino)
+        ways = above.pop(place)
+        if this in ways:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
-        yield from (Path(place, name) for name in names)
+        above |= {place / below: (*ways, this) for below in folders}
+        yield from (place / file for file in files)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,5 +1,7 @@
 import struct
+import tracemalloc
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -59,28 +61,14 @@ def test_colours_read_as_indices(tmp_path_factory, array):
         read_label(path, 21, 255)
 
 
-def grey_png(path, array, bits):
-    """A grey PNG of so many bits a pixel, which Pillow does not write."""
-
-    def chunk(name, body):
-        whole = name + body
-        return struct.pack(">I", len(body)) + whole + struct.pack(">I", zlib.crc32(whole))
-
-    height, width = array.shape
-    digits = (array[..., None] >> np.arange(bits)[::-1]) & 1
-    rows = np.packbits(digits.reshape(height, -1).astype(np.uint8), axis=1)
-    body = b"".join(b"\0" + row.tobytes() for row in rows)
-    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(body)), (b"IEND", b"")]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_grey_of_few_bits_is_not_stretched(tmp_path, bits):
-    path, most = tmp_path / "a.png", min(21, 2**bits)
-    array = np.random.default_rng(bits).integers(0, most, (7, 13))
-    grey_png(path, array, bits)
-    np.testing.assert_array_equal(read_label(path, most, None), array)
+def test_colours_take_little_memory(tmp_path):
+    Image.new("RGB", (1000, 1000), (128, 0, 0)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    label = read_coloured_label(tmp_path / "a.png", "voc", 21, None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert label.dtype == np.uint8 and (label == 1).all()
+    assert most < 20 * label.size  # 8 bytes of them an index of searchsorted
 
 
 def test_a_palette_file_is_indices_or_colours_as_told(tmp_path):
@@ -90,6 +78,28 @@ def test_a_palette_file_is_indices_or_colours_as_told(tmp_path):
     assert read_label(tmp_path / "a.png", 2, None).tolist() == [[1, 0]]
     read = read_coloured_label(tmp_path / "a.png", [[9, 8, 7]], 1, [0, 0, 0])
     assert read.tolist() == [[0, 255]]
+
+
+def grey_png(array, bits):
+    """A grey PNG of few bits, which Pillow does not write: rows of a multiple of 8 bits."""
+    height, width = array.shape
+    digits = (array[..., None] >> np.arange(bits)[::-1] & 1).reshape(height, -1)
+    rows = np.packbits(digits.astype(np.uint8), axis=1)
+    filtered = np.pad(rows, ((0, 0), (1, 0))).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(filtered)), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        data += struct.pack(">I", len(body)) + kind + body + check
+    return data
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_of_few_bits_is_not_scaled(tmp_path, bits):
+    array = (np.arange(64).reshape(4, 16) % 2**bits).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(grey_png(array, bits))
+    assert read_label(tmp_path / "a.png", 255, None).tolist() == array.tolist()
+    assert read_label(BytesIO(grey_png(array, bits)), 255, None).tolist() == array.tolist()
 
 
 def palette_png(path, array, palette):

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -56,7 +57,7 @@ def check_label(values: np.ndarray, source: object, classes: int, void: int | No
     return np.where(is_void, VOID, values).astype(np.uint8)
 
 
-def open_image(path: str | Path, kind: str = "image") -> Image.Image:
+def open_image(path: str | Path | BinaryIO, kind: str = "image") -> Image.Image:
     """An image, decoded to its end; a missing, broken or huge one is a UserError."""
     try:
         with warnings.catch_warnings():
@@ -74,21 +75,25 @@ def open_image(path: str | Path, kind: str = "image") -> Image.Image:
 
 
 def _packed_colours(image: Image.Image) -> np.ndarray:
-    rgb = np.asarray(image.convert("RGB"), dtype=np.int64)
-    return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+    return _pack(np.asarray(image.convert("RGB")))
 
 
 def _pack(colours: np.ndarray) -> np.ndarray:
-    table = colours.astype(np.int64)
-    return (table[:, 0] << 16) | (table[:, 1] << 8) | table[:, 2]
+    """uint8 (.., 3) colours as one uint32 each, made in place: of labels that may be large."""
+    packed = colours[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        packed <<= 8
+        packed |= colours[..., channel]
+    return packed
 
 
-def _grey_step(path: str | Path) -> int:
-    """What one step of a PNG's grey is on opening: Pillow stretches 2 and 4 bits to 0..255."""
-    with Path(path).open("rb") as handle:
-        head = handle.read(26)
-    few = head[:8] == b"\x89PNG\r\n\x1a\n" and head[25] == 0  # colour type: grey
-    return {2: 85, 4: 17}.get(head[24], 1) if few else 1
+def _grey_step(path: str | Path | BinaryIO) -> int:
+    """By how much Pillow multiplies the values of a grey PNG: those of 2 and 4 bits fill 0..255."""
+    if isinstance(path, str | Path):
+        with Path(path).open("rb") as file:
+            return _grey_step(file)
+    path.seek(24)  # the bit depth, after signature, length, "IHDR", width and height
+    return {2: 85, 4: 17}.get(path.read(1)[0], 1)
 
 
 def _reordered(image: Image.Image, classes: int, void: int | None) -> bool:
@@ -116,9 +121,9 @@ def _reordered(image: Image.Image, classes: int, void: int | None) -> bool:
 
 
 def read_label(
-    path: str | Path, classes: int, void: int | None, remedy: str | None = None
+    path: str | Path | BinaryIO, classes: int, void: int | None, remedy: str | None = None
 ) -> np.ndarray:
-    """Read an index PNG (palette, grey, 1 or 16 bit) as uint8 (H, W): 0..classes-1, void 255.
+    """Read an index PNG (palette or grey of 1 to 16 bits) as uint8 (H, W): 0..classes-1, void 255.
 
     ``void`` is the value that means void in the file, None if it has none. A file in colour, or
     with a value that is neither a class nor void, is a UserError, as is one in VOC's palette with
@@ -138,9 +143,11 @@ def read_label(
         )
     if image.mode in INDEX_MODES:
         values = np.asarray(image)
-        if image.mode == "L":
+        if values.dtype == bool:
+            values = values + 0
+        elif image.mode == "L" and image.format == "PNG":
             values = values // _grey_step(path)
-        return check_label(values + 0 if values.dtype == bool else values, path, classes, void)
+        return check_label(values, path, classes, void)
     if image.mode not in ("RGB", "RGBA", "CMYK", "LA", "PA"):
         raise UserError(
             f"{path}: a label of mode {image.mode}; store class indices as an 8-bit PNG."
@@ -192,14 +199,15 @@ def read_coloured_label(
         table = np.asarray(rows)
         if table.shape != (len(rows), 3) or table.min() < 0 or table.max() > 255:
             raise UserError("colours and void: each must be [red, green, blue] of 0 to 255.")
-    keys = _pack(table)
+    keys = _pack(table.astype(np.uint8))
     order = np.argsort(keys)
-    keys, index = keys[order], index[order]
+    keys, index = keys[order], index[order].astype(np.uint8)
     if (keys[1:] == keys[:-1]).any():
         raise UserError("colours: two classes have the same colour.")
     image = open_image(path, "label image")
     packed = _packed_colours(image)
-    place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+    place = np.searchsorted(keys, packed)
+    np.minimum(place, len(keys) - 1, out=place)
     wrong = keys[place] != packed
     if wrong.any():
         found = np.unique(packed[wrong])
@@ -213,7 +221,7 @@ def read_coloured_label(
             f"{path}: {len(found)} colours of {int(wrong.sum())} pixels belong to no class "
             f"({shown}{', ..' if len(found) > 3 else ''}); complete `colours` or set `void`."
         )
-    return index[place].astype(np.uint8)
+    return index[place]
 
 
 def label_png(array: np.ndarray, palette: bool = True) -> bytes:

@@ -29,6 +29,6 @@ def undeclared(sidecar: Path, mirror: str | None) -> str:
         return ""
     return (
         f"{file}: came from the mirror when it was not declared to hold subsets, and is recorded "
-        f"as whole; delete it and {sidecar.name} to fetch it as a subset, or {sidecar.name} alone "
-        "if it is the official file"
+        f"as whole; delete it and {sidecar.name} to fetch it as a subset or, if it is the official "
+        f"file, {sidecar.name} alone and fetch it once without the mirror"
     )
