@@ -59,6 +59,12 @@ def _need(path: Path, stage: str, args: argparse.Namespace) -> None:
         raise UserError(f"{path}: no such file; first run: {_command(stage, args)}")
 
 
+def _need_trained(run: Run, args: argparse.Namespace) -> None:
+    for name in ("train.json", "model.safetensors"):
+        path = run.directory(args.results, args.seed) / name
+        _need(path, f"train {run.id} --seed {args.seed}", args)
+
+
 def _fetch(args: argparse.Namespace) -> None:
     from fcn.data.archives import fetch
 
@@ -186,9 +192,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     run = _run(args)
-    for name in ("train.json", "model.safetensors"):
-        trained = run.directory(args.results, args.seed) / name
-        _need(trained, f"train {run.id} --seed {args.seed}", args)
+    _need_trained(run, args)
     _threads(args)
     from fcn.device import chosen
     from fcn.evaluate import evaluate_run
@@ -257,7 +261,7 @@ def _submission(args: argparse.Namespace) -> None:
     suite = _suite(args)
     run = suite.run(args.run)
     folder = run.directory(args.results, args.seed)
-    _need(folder / "train.json", f"train {run.id} --seed {args.seed}", args)
+    _need_trained(run, args)
     _threads(args)
     from fcn.device import chosen
 

@@ -299,16 +299,6 @@ def test_the_advised_command_can_be_run(command, advised, here, capsys):
     parser().parse_args(shlex.split(said)[3:])
 
 
-def test_weights_that_were_deleted_are_trained_first(here, capsys):
-    prepared("data")
-    trained = Path("results/demo/fcn32s/seed0/train.json")
-    trained.parent.mkdir(parents=True)
-    trained.write_text("{}")
-    assert main(["evaluate", "demo/fcn32s", "--suite", "demo"]) == 2
-    said = capsys.readouterr().err
-    assert "seed0/model.safetensors: no such file; first run: python -m fcn train demo/" in said
-
-
 def prepared(data_dir, **info):
     """What tells that the demo's data set is prepared."""
     path = Path(data_dir, "prepared/demo/dataset.json")
@@ -352,6 +342,20 @@ def test_a_data_set_of_another_definition_is_prepared_again(stage, here, capsys,
         except SystemExit as stop:
             assert stop.code == 7
         assert "prepare it again" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", ["train.json", "model.safetensors"])
+def test_what_reads_weights_names_the_stage_that_makes_them(gone, here, capsys):
+    prepared("data")
+    folder = Path("results/demo/fcn32s/seed0")
+    folder.mkdir(parents=True)
+    for name in {"train.json", "model.safetensors"} - {gone}:
+        (folder / name).write_text("{}")
+    assert main(["evaluate", "demo/fcn32s", "--suite", "demo"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder / gone}: no such file; "
+        "first run: python -m fcn train demo/fcn32s --seed 0 --suite demo\n"
+    )
 
 
 def test_a_home_folder_is_found(here, monkeypatch, capsys):

@@ -172,6 +172,40 @@ def test_a_deleted_result_is_made_again(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.planned() + finished.snakemake("-n").stderr
 
 
+def test_deleted_weights_are_made_again_where_a_job_reads_them(finished: Checkout) -> None:
+    folder = finished.place / "results/scenes/a32s/seed0"
+    gone = ("model.safetensors", "metrics.json")
+    kept = {name: (folder / name).read_bytes() for name in gone}
+    try:
+        (folder / "model.safetensors").unlink()
+        assert "Nothing to be done" in str(finished.snakemake("-n"))
+        (folder / "metrics.json").unlink()
+        jobs = finished.planned("results/scenes/a32s/seed0/metrics.json")
+        assert jobs.count("rule train:") == jobs.count("rule evaluate:") == 1
+        new = SUITE + "  scenes/new: {base: scenes/a16s, recipe: {momentum: 0.5}}\n"
+        finished.write(new)
+        jobs = finished.planned("results/scenes/new/seed0/train.json")
+        assert re.findall(r"output: results/scenes/(\w+)/seed0/train.json", jobs) == ["a32s", "new"]
+    finally:
+        finished.write(SUITE)
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
+
+
+def test_the_report_follows_the_seeds_that_are_asked_for(touched: Checkout) -> None:
+    """Also where the results of all of them are older than it."""
+    place = touched.place / "results/scenes"
+    made = [run / "seed1" for run in place.iterdir() if run.is_dir()]
+    try:
+        for folder in made:
+            shutil.copytree(folder.with_name("seed0"), folder)
+        jobs = touched.snakemake("-n", "reports/tables.html", options=("seeds=0,1",)).stdout
+        assert re.findall(r"^rule (\w+):", jobs, re.M) == ["report"]
+    finally:
+        for folder in made:
+            shutil.rmtree(folder)
+
+
 def test_what_only_looks_needs_no_cores(finished: Checkout) -> None:
     """After a kill Snakemake itself asks for ``snakemake --unlock``."""
     for option in ("--unlock", "--summary", "--rulegraph"):

@@ -19,7 +19,7 @@ SERVER_RUNS = {
 
 rule archive_of_labels:
     input:
-        "results/{dataset}/{run}/seed{seed}/train.json",
+        lambda w: trained(folder_of(w)),
         f"{DATA}/prepared/{{test}}/dataset.json",
     output:
         "results/{dataset}/{run}/seed{seed}/{test}.json",

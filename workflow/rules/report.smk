@@ -32,6 +32,7 @@ rule report:
         "reports/tables.tex",
     params:
         rows=fingerprint([[r.id, r.title, r.note, r.hash, [asdict(x) for x in r.rows]] for r in RUNS]),
+        results=fingerprint([[r.seeds, r.time] for r in RUNS]),
         suite=fingerprint([SUITE.title, SUITE.notice, SUITE.compare, SUITE.bounds, SUITE.classifier]),
     log:
         "logs/report.log",

@@ -2,10 +2,15 @@
 # part of this machine's GPUs that a job takes, so that each GPU has one job (profiles/default).
 
 
+def trained(folder):
+    """A trained net: the weights are made again where they are missed, and otherwise decide nothing."""
+    return [f"{folder}/train.json", ancient(f"{folder}/model.safetensors")]
+
+
 def start_of(run, seed):
-    """The sidecar of the weights that training starts from."""
+    """The weights that training starts from, or their sidecar."""
     if run.parents:
-        return [f"results/{parent}/seed{seed}/train.json" for parent in run.parents.values()]
+        return [path for parent in run.parents.values() for path in trained(f"results/{parent}/seed{seed}")]
     if run.backbone:
         return [f"{DATA}/backbones/{run.backbone}/backbone.json"]
     if run.released:
@@ -51,10 +56,10 @@ rule train:
 
 def evaluate_input(wildcards):
     run, folder = run_of(wildcards), folder_of(wildcards)
-    trained = remake_unless(f"{folder}/train.json", config_hash=run.hash)
-    weights = {key: trained[key] for key in ["weights_sha256"] if key in trained}
+    record = remake_unless(f"{folder}/train.json", config_hash=run.hash)
+    weights = {key: record[key] for key in ["weights_sha256"] if key in record}
     remake_unless(f"{folder}/metrics.json", config_hash=run.hash, **weights)
-    return [f"{folder}/train.json", prepared(wildcards.dataset)]
+    return [*trained(folder), prepared(wildcards.dataset)]
 
 
 rule evaluate:
