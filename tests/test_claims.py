@@ -910,8 +910,7 @@ def test_an_interval_wider_than_the_tolerance_says_how_many_seeds_it_lacks(tmp_p
     test = decided(make_suite(one, other), tmp_path, "dropout")[0].tests[0]
     assert test.verdict == "inconclusive" and test.low is not None and test.high is not None
     found = re.fullmatch(
-        "the interval crosses the tolerance; were it to stay where it is, about (\\d+) seeds would "
-        "decide",
+        "the interval crosses the tolerance; at this value about (\\d+) seeds would decide",
         test.reason,
     )
     assert found and 2 < int(found[1]) <= math.ceil(2 * ((test.high - test.low) / 2) ** 2)

@@ -57,7 +57,7 @@ def decide_part(test: Test, part: Part, samples: dict[str, Sample]) -> PartView:
         return PartView("inconclusive", outside, low, high)
     why = ACROSS if whole == "inconclusive" else ""
     if why and (needed := _seeds_needed(test, part, own, draws)):
-        why += f"; were it to stay where it is, about {needed} seeds would decide"
+        why += f"; at this value about {needed} seeds would decide"
     return PartView(whole, why, low, high)
 
 
