@@ -70,7 +70,8 @@ def test_time_run(make_run, data_dir, tmp_path):
 def test_dense_inference_is_what_is_timed(make_run, data_dir, tmp_path, monkeypatch, method):
     """Not the net alone: at stride 16 a net of stride 32 runs on four shifts, or on finer maps."""
     inference = {"method": method, "stride": 16}
-    run = make_run(train=None, weights="none", recipe="none", inference=inference)
+    net = {"base": "slim", "skips": []}
+    run = make_run(train=None, weights="none", recipe="none", net=net, inference=inference)
     asked = []
 
     def dense(net, x, **how):
