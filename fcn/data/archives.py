@@ -234,11 +234,10 @@ def _present(
             return sidecar
     facts = verify.measure(path, definition)
     verified_by = verify.verified_by(facts, definition)
-    if subsets_allowed and mirrored and verified_by == "nothing":  # it may be the mirror's subset
+    unsure = not verified_by or (mirrored and verified_by == "nothing")
+    if subsets_allowed and unsure:  # only its sidecar told a subset from damage or from the whole
         return None
     if not verified_by:
-        if subsets_allowed:  # only its sidecar tells a subset from damage: fetch it again
-            return None
         difference = verify.difference("the file here", facts, definition)
         raise UserError(f"{path}: {difference}; delete it and run again.")
     return _record(path, "placed by hand", facts, False, verified_by)

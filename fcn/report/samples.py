@@ -1,6 +1,7 @@
 """Our side of a claim: what the runs that fill its rows measured, and how sure that is."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class Samples:
     bootstrap: Bootstrap
     assumed: Spread
     _feeding: dict[str, dict[str, list[RunResult]]] = field(default_factory=dict)
+    _curves: dict[tuple[Path, str], LossCurve | str] = field(default_factory=dict)
     _spreads: dict[tuple[object, ...], tuple[Spread | None, set[str]]] = field(default_factory=dict)
 
     def entries(self, value: Value) -> list[RunResult]:
@@ -101,8 +103,9 @@ class Samples:
         if entries := self.entries(value):
             return "; ".join(dict.fromkeys(run.status.text for run in entries))
         fed = self._feeding[str(value.table)].get(str(value.row), [])
-        own = [row for run in fed for row in run.run.rows if row.row == value.row]
-        undecided = [row for row in own if row.table == value.table and not row.decides]
+        here = (value.table, value.row)
+        rows = [row for run in fed for row in run.run.rows if (row.table, row.row) == here]
+        undecided = not all(row.decides for row in rows)
         return "the run here decides no claim, see its note" if undecided else "no run"
 
     def of(self, test: Test, letters: set[str]) -> dict[str, Sample] | str:
@@ -265,13 +268,14 @@ class Samples:
 
     def curve(self, run: RunResult, seed: SeedResult, axis: str) -> LossCurve | None:
         """The loss curve of a seed; why there is none is told once, where it was trained."""
-        found = loss_curve(run, seed, axis)
-        if isinstance(found, LossCurve):
-            return found
-        if seed.train:
-            name = shown(seed.directory / "loss.csv", self.results.folder)
-            self.bootstrap.problems.append(f"{name}: {found}, so no claim is tested on it.")
-        return None
+        path = seed.directory / "loss.csv"
+        if (path, axis) not in self._curves:
+            found = self._curves[path, axis] = loss_curve(run, seed, axis)
+            if isinstance(found, str) and seed.train:
+                name = shown(path, self.results.folder)
+                self.bootstrap.problems.append(f"{name}: {found}, so no claim is tested on it.")
+        found = self._curves[path, axis]
+        return found if isinstance(found, LossCurve) else None
 
     def sample(self, value: Value, run: RunResult, values: list[float]) -> Sample:
         """What was measured, with its spread over test images and seeds."""

@@ -165,8 +165,8 @@ class _Decider:
             view.values.append((test.values[letter].name, shown, run))
         alone = view.marks  # of what a divergence decided
         marks = self.marks(test, samples)
-        view.marks = alone + [m for m in marks if not (alone and m.endswith(" seeds"))]
-        view.marks = list(dict.fromkeys(view.marks))
+        counts = [m for m in marks if m == ONE_SEED or m.endswith(" seeds")] if alone else []
+        view.marks = alone + [mark for mark in marks if mark not in counts]
         found = [decide_part(test, part, samples) for part in parts]
         choose = test.measure.choose
         point = float(choose([part(points) for part in parts]))

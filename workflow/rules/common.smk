@@ -93,15 +93,17 @@ def run_of(wildcards):
 
 
 def remake_unless(path, **facts):
-    """Has a result made again that says otherwise of itself.
+    """Has a result made again that says otherwise of itself, or that cannot be read.
 
     Snakemake compares with what it remembers, and remembers neither stages run by hand nor copied results.
+    A training is not thrown away for its broken sidecar: the stages and the report that read it say so.
     """
     try:
         record = read_object(path) if Path(path).exists() else {}
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
-    if any(record.get(key, value) != value for key, value in facts.items()):
+        remake = any(record.get(key, value) != value for key, value in facts.items())
+    except UserError:
+        record, remake = {}, not path.endswith("train.json")
+    if remake:
         workflow.dag.forcefiles.add(path)  # as for --forcerun, but only where a target needs it
     return record
 
