@@ -299,6 +299,8 @@ def _bounds(args: argparse.Namespace) -> None:
         )
     else:
         sidecar = args.data_dir / "prepared" / args.dataset / "dataset.json"
+        if not sidecar.exists():
+            _known("data set", args.dataset, _suite(args).datasets)
         _need(sidecar, f"prepare {args.dataset}", args)
         bounds(args.dataset, args.split, args.data_dir, args.results)
 

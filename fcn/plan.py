@@ -98,20 +98,27 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
     return list(asked.values()), sets
 
 
+def unfilled(suite: Suite, table: str) -> str:
+    """What is wrong with asking for a table that runs are to fill and none does; else empty."""
+    facts = suite.tables[table]
+    own = any("sources" in row for row in facts.get("rows", []))  # numbers of no run
+    filled = any(row.table == table for run in suite.runs.values() for row in run.rows)
+    if facts.get("kind") in TABLES_WITHOUT_RUNS or own or filled:
+        return ""
+    return f"no run of the suite {suite.name} fills the table {table}."
+
+
 def check_targets(suite: Suite, targets: Sequence[str]) -> None:
     """UserError naming the first word that is no target, or of which the suite has no run."""
     known = [*suite.tables, *TARGETS, *WHOLE, "architecture"]
-    filled = {row.table for run in suite.runs.values() for row in run.rows}
     for word in targets:
         if "/" not in word and word not in known:
             raise UserError(unknown("target", word, known))
         match word.split("/"):
             case ["results", dataset, name, _, *_] if f"{dataset}/{name}" not in suite.runs:
                 raise UserError(f"{word}: {unknown('run', f'{dataset}/{name}', suite.runs)}")
-        table = suite.tables.get(word, {"kind": "other"})
-        own = any("sources" in row for row in table.get("rows", []))  # numbers of no run
-        if table.get("kind") not in TABLES_WITHOUT_RUNS and not own and word not in filled:
-            raise UserError(f"no run of the suite {suite.name} fills the table {word}.")
+        if word in suite.tables and (problem := unfilled(suite, word)):
+            raise UserError(problem)
 
 
 def server_sets(suite: Suite, run: Run) -> list[str]:

@@ -156,7 +156,11 @@ def test_command_line(write_suite, tmp_path, capsys):
     options = ["--results", str(tmp_path), "--device", "cpu", "--trials", "1"]
     plain = write_suite(name="plain.yaml")
     assert main(["classifier", "--suite", str(plain), *options]) == 2
-    assert "plain.yaml: no classifier is named" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        "plain.yaml: no classifier is named; add classifier: {net: .., crop: .., image: ..} ("
+        in said
+    )
     small = suite_file(write_suite, image=30)
     assert main(["classifier", "--suite", str(small), *options]) == 2
     assert "30 pixels are too few for small" in capsys.readouterr().err

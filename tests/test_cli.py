@@ -87,6 +87,7 @@ PREDICT = ["predict", "--net", "voc-fcn32s", "--out", "out", "label.png", "--wei
         (["evaluate", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),
         (["time", "voc2011/fcn32s"], "first run: python -m fcn prepare voc2011"),
         (["bounds", "voc2011", "val"], "first run: python -m fcn prepare voc2011"),
+        (["bounds", "voc2021", "val"], "no data set 'voc2021'; did you mean voc2012 or voc2011"),
         (["bounds", "a", "b", "--labels", "empty"], "number of classes with --classes"),
         (["bounds", "a", "b", "--labels", "gone", "--classes", "2"], "gone: "),
         (["architecture", "--suite", "gone"], "suite 'gone': "),

@@ -445,6 +445,18 @@ def test_a_change_makes_anew_what_it_changes(touched, rule, file, old, new) -> N
         place.write_text(before)
 
 
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("table1", "no run of the suite tiny.yaml fills the table table1."),
+        ("results/scenes/a32s/seed007/metrics.json", "MissingRuleException"),
+    ],
+)
+def test_a_target_that_nothing_makes_is_told(touched: Checkout, target, told) -> None:
+    done = touched.snakemake("-n", target)
+    assert done.returncode != 0 and told in done.stdout + done.stderr
+
+
 def test_what_a_run_waits_for(touched: Checkout) -> None:
     jobs = touched.snakemake("-n", "results/scenes/a16s/seed1/metrics.json").stdout
     assert "output: results/scenes/a32s/seed1/train.json" in jobs  # its parent's of the same seed

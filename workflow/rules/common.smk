@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
 from fcn.files import at_home, read_object
-from fcn.plan import SERVER_SETS, device_problem, gpu_count, preflight, server_sets
+from fcn.plan import SERVER_SETS, device_problem, gpu_count, preflight, server_sets, unfilled
 from fcn.schema import CONFIG, check, read_yaml, unknown
 from fcn.spec import fingerprint, source_hash
 from fcn.suites import load_suite
@@ -73,7 +73,7 @@ wildcard_constraints:
     dataset=r"[^/]+",
     backbone=r"[^/]+",
     run=r"[^/]+",
-    seed=r"\d+",
+    seed=r"0|[1-9]\d*",
 
 
 def archive_json(name):

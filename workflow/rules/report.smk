@@ -47,13 +47,24 @@ rule report:
         "{RENDER} > {log} 2>&1"
 
 
+def results_for(table):
+    """What a table shows; a clear error where it would be empty."""
+
+    def given(wildcards):
+        if problem := unfilled(SUITE, table):
+            raise WorkflowError(problem)
+        return results_of([run for run in RUNS if table in {row.table for row in run.rows}])
+
+    return given
+
+
 for table in SUITE.tables:
 
     rule:
         name:
             table
         input:
-            results_of([run for run in RUNS if table in {row.table for row in run.rows}]),
+            results_for(table),
             BOUNDS if table == "bounds" else [],
             "results/architecture.json",
         log:
