@@ -28,7 +28,7 @@ from fcn.report.exports import claim_records
 from fcn.report.paper import parse_tables, read_paper
 from fcn.report.parts import PartView, decide_part
 from fcn.report.printed import Printed
-from fcn.report.results import load_results
+from fcn.report.results import RunResult, SeedResult, load_results, stages
 from fcn.report.samples import TIMED, Sample, Samples
 from fcn.report.spread import Deviation, Spread, between_seeds
 from fcn.report.tables import THIN
@@ -1168,6 +1168,67 @@ def test_times_differ_by_seed_and_stay_positive(tmp_path: Path):
         "inconclusive",
         "one seed tells nothing of another's time",
     )
+
+
+def test_the_time_of_stages_is_that_of_the_trainings_gone_through(tmp_path: Path):
+    """Rows of other trainings, longer ones say, have no part in it."""
+    results, seeds = tmp_path / "results", (0, 1)
+    of = {"run": "voc2011/s32"}
+    runs = {
+        "s32": make_run("voc2011/s32", (), seeds),
+        "s16": make_run("voc2011/s16", (), seeds, of),
+        "s8": make_run(
+            "voc2011/s8", (("pami_table3", "FCN-8s staged"),), seeds, {"run": "voc2011/s16"}
+        ),
+        "on": make_run("voc2011/on", (("pami_table3", "FCN-32s"),), seeds, of),
+        "half": make_run("voc2011/half", (("at_once", "half as long"),), seeds),
+    }
+    seconds = {"s32": 100.0, "s16": 60.0, "s8": 40.0, "on": 9999.0, "half": 110.0}
+    suite = make_suite(*runs.values())
+
+    def test() -> TestView:
+        return decided(suite, tmp_path, "training-time")[0].tests[1]
+
+    for seed, factor in zip(seeds, (1.0, 1.1), strict=True):
+        for name, run in runs.items():
+            timed_on(planted(results, run, seed, 0.6), "A", seconds=factor * seconds[name])
+    assert (test().point, test().verdict) == (pytest.approx(110 / 200), "reproduced")
+    folder = runs["s32"].directory(results, 0)
+    train = json.loads((folder / "train.json").read_text())
+    for spoilt in (
+        {key: value for key, value in train.items() if key != "seconds"},
+        {**train, "config_hash": "of before"},
+    ):
+        write(folder / "train.json", spoilt)  # seed 1 is left
+        assert (test().point, test().reason) == (
+            pytest.approx(110 / 200),
+            "one seed tells nothing of another's time",
+        )
+    write(folder / "train.json", train)
+    for seed in seeds:
+        timed_on(runs["s16"].directory(results, seed), "B")
+    assert test().reason == "“FCN-8s staged”: not measured"
+
+
+@given(st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=6))
+def test_each_training_behind_a_run_counts_once(parents: list[set[int]]):
+    """Of any descent (each run goes on from earlier ones), against a plain recursion."""
+    runs: dict[str, RunResult] = {}
+    for i, above in enumerate(parents):
+        names = {f"part{k}": f"voc2011/r{k}" for k in above if k < i}
+        weights = (
+            {"runs": names} if len(names) > 1 else {"run": names.popitem()[1]} if names else None
+        )
+        run = make_run(f"voc2011/r{i}", weights=weights)
+        train = {"config_hash": run.hash, "seconds": float(2**i)}
+        runs[run.id] = RunResult(run, [SeedResult(0, Path(), "", train=train)])
+
+    def behind(id: str) -> set[str]:
+        return {id}.union(*map(behind, runs[id].run.parents.values()))
+
+    for id, result in runs.items():
+        counted = sum(runs[one].seeds[0].train["seconds"] for one in behind(id))
+        assert stages(runs, result, 0)["seconds"] == counted
 
 
 def test_other_data_are_not_set_against_the_papers_numbers(tmp_path: Path):

@@ -277,6 +277,21 @@ def test_an_ablation_changes_one_thing(name, table):
         assert found <= expected | besides, f"{run.id} against {base.id}"
 
 
+@pytest.mark.parametrize("name", COMPLETE)
+def test_finer_maps_have_seen_as_many_images_as_the_skip(name):
+    """Or a net in two stages would win by its second one."""
+
+    def images(run: Run) -> int:
+        suite = SUITES[name]
+        return run.config["recipe"]["images"] + sum(
+            images(suite.runs[parent]) for parent in run.parents.values()
+        )
+
+    rows = {row: runs for (table, row), runs in FILLED[name].items() if table == "dense_fc6"}
+    seen = {row: {images(run) for run in runs} for row, runs in rows.items()}
+    assert len(seen) >= 4 and len(set.union(*seen.values())) == 1, seen
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_runs_that_score_weights_again_score_those_of_the_base(name):
     for table in ("dense_scores", "pami_table8"):

@@ -6,6 +6,7 @@ number would stand.
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,11 @@ def read_curve(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
 
 @dataclass
 class SeedResult:
-    """The files of one run at one seed; an empty dict is an absent or broken file."""
+    """The files of one run at one seed; an empty dict is an absent or broken file.
+
+    ``stages``: the training with all those that it goes on from: ``seconds``, and the one device
+    of them all; empty where not every one of them is known.
+    """
 
     seed: int
     directory: Path
@@ -97,6 +102,7 @@ class SeedResult:
     metrics: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     broken: bool = False
     stale: bool = False
@@ -138,8 +144,7 @@ class SeedResult:
 
     def device(self, origin: tuple[str, ...]) -> str:
         """On which device the value at a path was made: its name, empty where it is unknown."""
-        source = {"metrics": self.metrics, "timing": self.timing, "train": self.train}
-        name = lookup(source, (*origin[:1], "provenance", "device", "name"))
+        name = lookup(self._files(), (*origin[:1], "provenance", "device", "name"))
         if not name and origin[:2] == ("timing", "protocols"):
             name = lookup(self.timing, (*origin[1:3], "device"))
         return str(name or "")
@@ -152,9 +157,11 @@ class SeedResult:
         if average != "all" and origin[:1] == ("metrics",):
             confusion = lookup(self.metrics, (*origin[1:-1], "confusion"))
             return of_confusion(origin[-1], confusion, average)
-        source = {"metrics": self.metrics, "timing": self.timing, "train": self.train}
-        source["config"] = self.any.get("config", {})
-        return finite(lookup(source, origin))
+        return finite(lookup(self._files() | {"config": self.any.get("config", {})}, origin))
+
+    def _files(self) -> dict[str, Any]:
+        names = ("metrics", "timing", "train", "stages")
+        return {name: getattr(self, name) for name in names}
 
 
 def is_time(origin: tuple[str, ...]) -> bool:
@@ -162,6 +169,7 @@ def is_time(origin: tuple[str, ...]) -> bool:
     return origin[:1] == ("timing",) or origin[:2] in (
         ("train", "seconds"),
         ("train", "images_per_second"),
+        ("stages", "seconds"),
     )
 
 
@@ -340,6 +348,26 @@ def load_seed(run: "Run", seed: int, results: Path) -> SeedResult:
     return result
 
 
+def stages(runs: Mapping[str, RunResult], result: RunResult, seed: int) -> dict[str, Any]:
+    """What all trainings behind a run at a seed took together, each counted once.
+
+    {} unless each of them left its seconds, under the configuration of now and on one device.
+    """
+    wanted = [result]
+    found: dict[str, dict[str, Any]] = {}
+    while wanted:
+        one = wanted.pop()
+        train = next((of.train for of in one.seeds if of.seed == seed), {})
+        found[one.run.id] = train if train.get("config_hash") == one.run.hash else {}
+        wanted += [runs[parent] for parent in one.run.parents.values() if parent not in found]
+    seconds = [finite(train.get("seconds")) for train in found.values()]
+    devices = {str(lookup(of, ("provenance", "device", "name"))) for of in found.values()}
+    known = [each for each in seconds if each is not None]
+    if len(known) < len(seconds) or len(devices) > 1:
+        return {}
+    return {"seconds": sum(known), "provenance": {"device": {"name": devices.pop()}}}
+
+
 @dataclass
 class Results:
     """Everything under ``results/`` that the suite names."""
@@ -397,6 +425,9 @@ def load_results(suite: "Suite", folder: Path, server: list[dict[str, Any]]) -> 
         id: RunResult(run, [load_seed(run, seed, folder) for seed in run.seeds])
         for id, run in suite.runs.items()
     }
+    for result in runs.values():
+        for of in result.seeds:
+            of.stages = stages(runs, result, of.seed)
     problems = [text for run in runs.values() for seed in run.seeds for text in seed.problems]
     architecture, problem = _read(folder / "architecture.json", folder, {"nets": dict})
     problems += [problem] if problem else []

@@ -289,7 +289,7 @@ class Samples:
                     point, runs=[run], undecided="the curve of a seed never reaches that loss"
                 )
             return self.of_seeds_alone(run, values, seeds, "loss curve")
-        if origin == ("train", "loss") or (origin[:1] == ("train",) and is_time(origin)):
+        if origin == ("train", "loss") or (origin[:1] != ("timing",) and is_time(origin)):
             what = "loss" if origin[1] == "loss" else "time"
             return self.of_seeds_alone(run, values, seeds, what)
         if origin in TIMED:

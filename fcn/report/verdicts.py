@@ -86,6 +86,7 @@ class TestView:
 AXES = {"update": "updates", "images": "images", "seconds": "s"}
 UNITS = {
     "train.seconds": "s",
+    "stages.seconds": "s",
     "architecture.parameters": "parameters",
     "timing.protocols.paper.mean_ms": "ms",
 }
