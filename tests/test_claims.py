@@ -22,7 +22,7 @@ from fcn.errors import UserError
 from fcn.metrics import scores
 from fcn.report.averages import AVERAGES, METRICS, average, of_confusion
 from fcn.report.bootstrap import DRAWS, Bootstrap, image_weights, interval, mean_of_seeds
-from fcn.report.claims import Measure, Test, Tolerance, read_claims
+from fcn.report.claims import Measure, Test, Tolerance, Value, read_claims
 from fcn.report.curves import level_at, mean_loss, reached
 from fcn.report.exports import claim_records
 from fcn.report.paper import parse_tables, read_paper
@@ -32,7 +32,7 @@ from fcn.report.results import RunResult, SeedResult, load_results, stages
 from fcn.report.samples import TIMED, Sample, Samples
 from fcn.report.spread import Deviation, Spread, between_seeds
 from fcn.report.tables import THIN
-from fcn.report.verdicts import ClaimView, TestView, _mark_repeated, _whole, decide
+from fcn.report.verdicts import ClaimView, TestView, _Decider, _mark_repeated, _whole, decide
 from fcn.schema import CONFIG, check, read_yaml
 from fcn.spec import Row, Run, Suite
 from tests.test_report import make_run, make_suite, render, write, write_config, write_result
@@ -415,6 +415,22 @@ def test_what_is_assumed_counts_beside_what_is_found():
         assert both.size == pytest.approx(one.size, rel=0.02)
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_a_chain_of_stages_on_the_papers_data_is_decided(seeds: int):
+    """Each run goes on from another one: families of one, beside what is assumed of families."""
+    assumed = Spread(Deviation(0.0), Deviation(0.6, 4), Deviation(0.3, 2), Deviation(0.1, 4))
+    lineages = {"32s": ["32s"], "16s": ["32s", "16s"], "8s": ["32s", "16s", "8s"]}
+    random = np.random.default_rng(3)
+    scores = {
+        run: dict(enumerate(60.0 + i + random.normal(0, 0.3, seeds)))
+        for i, run in enumerate(lineages)
+    }
+    found = between_seeds(scores, lineages, assumed)
+    assert found is not None and found.family == assumed.family
+    apart = found.draws(lineages["16s"], [0]) - found.draws(lineages["32s"], [0])
+    assert np.isfinite(apart).all() and apart.std() > 0.1
+
+
 def test_stages_of_families_of_one_keep_all_that_moved_them():
     scores, lineages = staged(80, 1, 4, (2.0, 0.8, 0.6), np.random.default_rng(10))
     found = between_seeds(scores, lineages)
@@ -723,6 +739,22 @@ def test_a_planted_difference_is_found(tmp_path: Path, first: float, second: flo
     assert test.low < test.point < test.high
     assert test.paper == [("+3.0", "CVPR 2015")] and other.paper == [("+1.4", "PAMI 2017")]
     assert test.marks == ["one seed", "seeds taken to differ by 0.4 points"]
+
+
+def test_a_csv_has_the_papers_measures_unrounded(tmp_path: Path):
+    view, _ = decided(make_suite(*pair()), tmp_path, "fine-tuning")
+    record = claim_records([view])[1]
+    assert float(record.paper) == pytest.approx(46.6 / 63.6, abs=1e-15)
+    augmented, _ = decided(make_suite(*pair()), tmp_path, "at-once")
+    assert float(claim_records([augmented])[0].paper) == pytest.approx(65.4 - 65.5)
+
+
+@given(st.floats(0.4, 0.6).filter(lambda end: abs(end - 0.5) > 1e-4))
+def test_an_end_of_an_interval_is_not_printed_as_the_bound_it_keeps_from(end: float):
+    test = next(c for c in CLAIMS if c.id == "interpolation").tests[0]
+    assert test.expect.high == 0.5
+    view = TestView(test, "reproduced", "", [])
+    assert (float(view.text(end).replace("\u2212", "-")) < 0.5) == (end < 0.5)
 
 
 def test_the_end_of_an_interval_shows_on_which_side_of_0_it_is():
@@ -1081,6 +1113,21 @@ def test_a_run_that_diverged_decides_its_part_alone(
     assert test.verdict == verdict, test
     if gone and qualities[2] is not None:
         assert "seed 1 of voc2011/2 diverged" in test.marks
+
+
+def test_each_divergence_is_told_with_its_own_update(tmp_path: Path):
+    run = make_run("voc2011/high", (("hyperparameters", "learning rate x 10"),), (0, 1, 2))
+    for seed, update in enumerate((12, 18, 12)):
+        stop = {"config_hash": run.hash, "update": update, "updates": 516}
+        write(run.directory(tmp_path / "results", seed) / "diverged.json", stop)
+    value = Value(table="hyperparameters", row="learning rate x 10")
+    found = load_results(make_suite(run), tmp_path / "results", [])
+    printed = Printed({table.id: table for table in TABLES}, PAPER)
+    told = _Decider(printed, Samples(printed, found, True, Bootstrap(found), alike(0.4)))
+    assert told.divergence(value) == (
+        "“learning rate x 10” diverged at update 12 of 516 (seeds 0, 2), "
+        "diverged at update 18 of 516 (seed 1)"
+    )
 
 
 def test_a_part_decided_by_one_divergence_marks_the_whole(tmp_path: Path):

@@ -478,6 +478,16 @@ def test_a_value_agrees_at_the_printed_precision():
     assert agrees(0.99, printed[2])
 
 
+def test_no_sign_that_the_pages_use_is_lost_in_latex():
+    signs = {
+        c
+        for path in (CONFIG.parent / "reports/published").rglob("tables.md")
+        for c in path.read_text()
+    }
+    lost = {sign for sign in signs - {"?"} if "?" in latex(sign)}
+    assert "“" in signs and not lost
+
+
 @given(st.text())
 def test_latex_is_ascii_and_escapes_every_special(text: str):
     out = latex(text)

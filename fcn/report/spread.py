@@ -28,8 +28,11 @@ class Deviation:
     freedom: float = np.inf
 
     def with_assumed(self, assumed: "Deviation") -> "Deviation":
-        """Both variances, weighted by how well each is known."""
-        if not np.isfinite(assumed.freedom) or not self.freedom:
+        """Both variances, weighted by how well each is known.
+
+        One that is not estimated, of no or infinite freedom, adds nothing to what is assumed.
+        """
+        if not self.freedom or not np.isfinite(self.freedom) or not np.isfinite(assumed.freedom):
             return assumed
         freedom = self.freedom + assumed.freedom
         squares = self.freedom * self.size**2 + assumed.freedom * assumed.size**2

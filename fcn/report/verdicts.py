@@ -33,7 +33,7 @@ class TestView:
     test: Test
     verdict: str
     reason: str
-    paper: list[tuple[str, str]]
+    printed: list[tuple[float, str]]
     point: float | None = None
     low: float | None = None
     high: float | None = None
@@ -43,12 +43,17 @@ class TestView:
 
     def text(self, value: float) -> str:
         """A value of the measure as the page prints it."""
-        if self.test.unit == "points":
-            digits = 1
-            while value and digits < 4 and not round(value, digits):
-                digits += 1  # on which side of 0 it is decides
-            return signed(value, digits) if self.is_difference else number(value, digits)
-        return number(value, 2 if abs(value) >= 0.1 else 4)
+        points = self.test.unit == "points"
+        digits = 1 if points else 2 if abs(value) >= 0.1 else 4
+        decide = {self.test.expect.low, self.test.expect.high} | ({0.0} if points else set())
+        while digits < 4 and round(value, digits) in decide - {value}:
+            digits += 1  # on which side of a bound it is decides
+        return signed(value, digits) if points and self.is_difference else number(value, digits)
+
+    @property
+    def paper(self) -> list[tuple[str, str]]:
+        """The papers' measures as the page prints them, each with its texts."""
+        return [(self.text(point), labels) for point, labels in self.printed]
 
     @property
     def formula(self) -> str:
@@ -127,17 +132,23 @@ class _Decider:
         for run in self.ours.entries(value):
             ended = [seed for seed in run.seeds if seed.diverged or seed.metrics]
             if ended and all(seed.diverged for seed in ended):
-                numbers = ", ".join(str(seed.seed) for seed in ended)
-                seeds = "seed" if len(ended) == 1 else "seeds"
-                return f"“{value.name}” {ended[0].failure} ({seeds} {numbers})"
+                how: dict[str, list[str]] = {}
+                for seed in ended:
+                    how.setdefault(seed.failure, []).append(str(seed.seed))
+                told = [
+                    f"{failure} (seed{'s' * (len(of) > 1)} {', '.join(of)})"
+                    for failure, of in how.items()
+                ]
+                return f"“{value.name}” {', '.join(told)}"
         return ""
 
     def decide(self, test: Test) -> TestView:
-        paper: dict[str, list[str]] = {}
         view = TestView(test, "not run", "", [])
+        alike: dict[str, list[tuple[float, str]]] = {}
         for label, point in self.printed.measures(test):
-            paper.setdefault(view.text(point), []).append(label)
-        view.paper = [(text, " = ".join(labels)) for text, labels in paper.items()]
+            alike.setdefault(view.text(point), []).append((point, label))
+        for same in alike.values():
+            view.printed.append((same[0][0], " = ".join(label for _, label in same)))
         view.tables = list(dict.fromkeys(v.table for v in test.values.values() if v.table))
 
         told = {letter: self.divergence(test.values[letter]) for letter in test.diverged}
