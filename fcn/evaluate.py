@@ -1,5 +1,6 @@
 """Score a net on a split: one confusion matrix, per-image counts, predictions as COCO RLE."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcn.data.dataset import JoinedSet, SegmentationSet
+from fcn.data.dataset import JoinedSet, SegmentationSet, shared_images
 from fcn.data.stream import loader
 from fcn.device import autocast
 from fcn.errors import UserError
@@ -138,6 +139,25 @@ def load_set(data_dir: Path, run: Run, part: str, cache_bytes: int = 0) -> Segme
     return sets[0] if len(sets) == 1 else JoinedSet(sets)
 
 
+def seen_in_training(trained_on: list[dict[str, str]], run: Run, data_dir: Path) -> list[str]:
+    """Sentences on test images of a run that are among its training images, where these are here.
+
+    ``trained_on``: data set and split of each part of them (train.json).
+    """
+    scored = load_set(data_dir, run, "test")
+    notes = []
+    for part in trained_on:
+        folder = data_dir / "prepared" / part["dataset"]
+        if (folder / "dataset.json").exists():
+            trained = SegmentationSet(folder, part["split"], scored.inputs[:1], labels=())
+            if count := shared_images(trained, scored):
+                notes.append(
+                    f"{count} of the {len(scored)} test images are among the training images "
+                    f"({part['dataset']}/{part['split']})."
+                )
+    return notes
+
+
 def check_sizes(net: FCN, dataset: SegmentationSet) -> None:
     """UserError naming the first image that is too small for ``net``."""
     for name, size in zip(dataset.ids, dataset.sizes, strict=True):
@@ -167,6 +187,9 @@ def evaluate_run(
     net, _, trained = load_trained(run, seed, results, device)
     dataset = load_set(data_dir, run, "test")
     check_sizes(net, dataset)
+    seen = seen_in_training(trained.get("trained_on", []), run, data_dir)
+    for note in seen:
+        print(f"warning: {run.id}: {note}", file=sys.stderr)
     entries: dict[str, list[dict[str, Any]]] = {task: [] for task in run.labels}
 
     def keep(name: str, labels: dict[str, np.ndarray]) -> None:
@@ -214,7 +237,7 @@ def evaluate_run(
         "seed": seed,
         "images": len(dataset),
         "subset": bool(dataset.info["subset"] or trained["subset"]),
-        "notes": dataset.info["notes"],
+        "notes": [*dataset.info["notes"], *seen],
         "tasks": {
             task: _metrics(matrix, dataset.classes[task]) for task, matrix in done.matrices.items()
         },

@@ -15,7 +15,7 @@ from fcn.data.dataset import SegmentationSet
 from fcn.data.stream import AugmentedSet, groups_of_update, image_order, loader
 from fcn.device import autocast, tf32
 from fcn.errors import UserError
-from fcn.evaluate import check_sizes, evaluate, load_set
+from fcn.evaluate import check_sizes, evaluate, load_set, seen_in_training
 from fcn.files import alone_in, atomic_file, digest, read_json, write_json
 from fcn.graphs import Graphs, on_stream
 from fcn.inputs import class_weights, count_pixels, net_input
@@ -351,6 +351,9 @@ def train(
     with alone_in(folder, busy):
         clock = Clock(device)
         config = run.config
+        trained_on = trained_by(run, seed, results)
+        for note in seen_in_training(trained_on, run, data_dir):
+            print(f"warning: {run.id}: {note}", file=sys.stderr)
         net, info, random_layers, archives = _begin(run, seed, device, data_dir, results)
         rows: list[dict[str, Any]] = []
         validation: list[dict[str, Any]] = []
@@ -401,6 +404,7 @@ def train(
             **numbers,
             "random_layers": random_layers,
             "subset": any(a.get("subset") for a in archives),
+            "trained_on": trained_on,
             "peak_memory_bytes": provenance["peak_memory_bytes"],
             "config": config,
             "config_hash": run.hash,
@@ -411,6 +415,15 @@ def train(
             for old in folder.glob(pattern):
                 old.unlink()
         return result
+
+
+def trained_by(run: Run, seed: int, results: Path) -> list[dict[str, str]]:
+    """Data set and split of all that a run and those which it goes on from are trained on."""
+    found = [{key: of[key] for key in ("dataset", "split")} for of in run.training_sets]
+    for parent in run.parents.values():
+        record = results / parent / f"seed{seed}" / "train.json"
+        found += read_json(record).get("trained_on", []) if record.exists() else []
+    return [part for i, part in enumerate(found) if part not in found[:i]]
 
 
 def _begin(

@@ -365,6 +365,44 @@ def test_a_gzip_encoding_is_not_decoded(server, tmp_path):
     assert (tmp_path / "2/archives/a.tar").read_bytes() == body
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"File not found.",
+        b"<!-- maintenance --><html></html>",
+        b"\xef\xbb\xbf<!DOCTYPE html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+    ],
+)
+def test_text_is_not_taken_for_a_file_of_which_nothing_is_known(server, tmp_path, body):
+    server.scripts["/a.tar"], server.scripts["/b.tar"] = [answer(body=body)], [answer()]
+    unknown: dict[str, Any] = {"urls": [url(server)]}
+    with pytest.raises(
+        UserError, match=r"a\.tar: (the server sent (an empty file|text|a web)|the)"
+    ):
+        fetch("a.tar", unknown, tmp_path)
+    assert kept(tmp_path) == set()
+    sidecar = fetch("a.tar", {"urls": [url(server), url(server, "/b.tar")]}, tmp_path)
+    assert sidecar["verified_by"] == "nothing" and sidecar["url"].endswith("/b.tar")
+
+
+@pytest.mark.parametrize("kind", ["sha1", "sha384", "md5", "sha256"])
+def test_a_digest_that_is_learned_later_is_compared_with_the_file_here(
+    server, tmp_path, kind, monkeypatch
+):
+    server.scripts["/a.tar"] = [answer()]
+    unknown = {"urls": [url(server)]}
+    assert fetch("a.tar", unknown, tmp_path)["verified_by"] == "nothing"
+    right = {**unknown, kind: hashlib.new(kind, BODY).hexdigest()}
+    with pytest.raises(UserError, match=f"the file here has {kind} .*, the official one {kind}"):
+        fetch("a.tar", {**unknown, kind: hashlib.new(kind, b"another").hexdigest()}, tmp_path)
+    assert fetch("a.tar", right, tmp_path)[kind] == right[kind]
+    monkeypatch.delattr("fcn.data.verify.measure")  # it is not read again
+    assert fetch("a.tar", right, tmp_path)[kind] == right[kind]
+    assert len(server.log) == 1
+
+
 def test_a_file_placed_by_hand_is_verified(server, tmp_path):
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives/a.tar").write_bytes(BODY)
@@ -456,6 +494,22 @@ def test_a_subset_is_checked_against_the_mirrors_sums(mirror, server, tmp_path):
     put("SHA256SUMS", f"SHA256 (a.tar) = {digest}\n".encode())
     sidecar = fetch("a.tar", define(server), tmp_path, address, True)
     assert sidecar["verified_by"] == "SHA256SUMS of the mirror" and sidecar["subset"] is True
+
+
+def test_sums_that_fail_cost_no_download(server, tmp_path):
+    """An object store answers 403 of what is not there; a passing fault passes."""
+    server.scripts["/mirror/a.tar"] = [answer(body=b"part of it")]
+    for absent in ([status(403)], [status(410)], [status(503), status(503), status(404)]):
+        server.scripts["/mirror/SHA256SUMS"] = absent
+        sidecar = fetch(
+            "a.tar", define(server), tmp_path / str(id(absent)), url(server, "/mirror"), True
+        )
+        assert sidecar["verified_by"] == "nothing" and sidecar["subset"]
+    server.scripts["/mirror/SHA256SUMS"] = [status(401)]
+    server.log.clear()
+    with pytest.raises(UserError, match="SHA256SUMS: the mirror answers HTTP status 401"):
+        fetch("a.tar", define(server), tmp_path, url(server, "/mirror"), True)
+    assert [path for path, _ in server.log] == ["/mirror/SHA256SUMS"]
 
 
 def test_sums_without_a_line_are_told(mirror, server, tmp_path, capsys):
@@ -628,11 +682,17 @@ def test_a_truncated_archive_leaves_nothing(tmp_path_factory, name, data):
 
 
 def test_a_tar_cut_between_two_members_is_truncated(tmp_path):
+    """Unless its digest said that it is whole: not every tar has an end mark."""
     body = tar_bytes()
     second = body.index(b"top/sub/b.txt")
     place(tmp_path, "a.tar", body[:second])
+    sidecar = tmp_path / "archives/a.tar.json"
+    facts = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**facts, "verified_by": "nothing"}))
     with pytest.raises(UserError, match="truncated or damaged"):
         extract("a.tar", tmp_path)
+    sidecar.write_text(json.dumps({**facts, "verified_by": "md5"}))
+    assert extract("a.tar", tmp_path)["members"] == 1
 
 
 UNSAFE = {

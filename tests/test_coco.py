@@ -78,6 +78,13 @@ def test_broken_segmentations_are_named(segmentation):
         read_coco("image 7", [(1, segmentation)], (4, 4))
 
 
+@pytest.mark.parametrize("form", [runs, compressed])
+def test_a_mask_of_another_size_is_not_scrambled_into_the_image(form):
+    mask = form(np.eye(3, 6, dtype=bool))
+    with pytest.raises(UserError, match=r"of size \[3, 6\] in an image of \[6, 3\]"):
+        read_coco("image 7", [(1, mask)], (6, 3))
+
+
 def write(path, images, annotations, categories=CATEGORIES):
     entries = [{"id": i, "file_name": f"{i:012}.jpg", "height": 40, "width": 50} for i in images]
     boxes = [
@@ -161,6 +168,11 @@ def test_wrong_definitions(small, tmp_path, change, message):
         ("{", "not valid JSON"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": CATEGORIES}', "not COCO's inst"),
         ('{"images": [], "annotations": [{"id": 1}], "categories": CATEGORIES}', "not COCO's inst"),
+        (
+            '{"images": [], "annotations": [], "categories": '
+            '[{"name": "dining table", "id": 1}, {"name": "diningtable", "id": 2}]}',
+            r"val2017\.json: two categories of one name",
+        ),
     ],
 )
 def test_damaged_annotations(small, tmp_path, content, message):

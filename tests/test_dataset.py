@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from fcn.data.dataset import JoinedSet, SegmentationSet, measure_loading
+from fcn.data.dataset import JoinedSet, SegmentationSet, measure_loading, shared_images
 from fcn.data.labels import write_label
 from fcn.errors import UserError
 
@@ -160,3 +161,18 @@ def test_joined_sets_are_of_the_same_classes_and_a_subset_where_a_part_is(data_d
     second.info["classes"]["semantic"][1:3] = reversed(second.info["classes"]["semantic"][1:3])
     with pytest.raises(UserError, match=r"square: other classes than those of .*tiny"):
         JoinedSet([first, second])
+
+
+def test_shared_images_are_those_of_one_id_and_one_file(prepared, tmp_path_factory):
+    folder, _ = prepared
+    (folder / "splits/all.txt").write_text("b\nc\na\n")
+    info = json.loads((folder / "dataset.json").read_text())
+    info["splits"]["all"] = 3
+    (folder / "dataset.json").write_text(json.dumps(info))
+    train, val, every = (SegmentationSet(folder, split) for split in ("train", "val", "all"))
+    assert [shared_images(train, of) for of in (train, val, every)] == [2, 0, 2]
+    copy = tmp_path_factory.mktemp("copy") / "set"
+    shutil.copytree(folder, copy)
+    Image.new("RGB", (7, 5)).save(copy / "images/a.png")  # another image of that name
+    assert shared_images(SegmentationSet(copy, "train"), every) == 1
+    assert shared_images(train, SegmentationSet(copy, "all")) == 1

@@ -278,6 +278,17 @@ def shrink_turned(root):
     Image.new("RGB", (6, 8)).save(root / "JPEGImages/a.jpg", exif=exif)
 
 
+@pytest.mark.parametrize("orientation", range(1, 5))
+def test_an_orientation_that_keeps_the_size_is_told(own, tmp_path, orientation):
+    root, definition, _ = own
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (8, 6)).save(root / "JPEGImages/a.jpg", exif=exif)
+    notes = prepare("mine", definition, tmp_path / "data")["notes"]
+    told = [note for note in notes if note.startswith("1 images carry an EXIF orientation")]
+    assert len(told) == (orientation > 1)
+
+
 def colour_the_label(root):
     Image.new("RGB", (8, 6), (1, 2, 3)).save(root / "SegmentationClass/a.png")
 
@@ -409,6 +420,22 @@ def test_the_voc2012_entry_on_a_small_tree(tmp_path, subset):
         lists(root, val=there[1:], trainval=["t1", "t2", *there[1:]])
         with pytest.raises(UserError, match=r"config/splits/seg11valid\.txt: 1 of 736 ids"):
             prepare("voc2012", definition, tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["Test/VOCdevkit/VOC2011", "Test"])
+def test_an_archive_without_its_top_folder_is_read(tmp_path, folder):
+    """As some are packed: the server's own VOC 2011 test and, as published, SIFT Flow."""
+    inside = extracted(tmp_path, "a.zip") / Path(folder).relative_to("Test")
+    tree(inside, ["a", "b"], size=(2, 2))
+    lists(inside, train=["a"], val=["b"])
+    definition = {**DATASETS["voc2012"], "archives": ["a.zip"], "root": folder}
+    definition["splits"] = {"train": "ImageSets/Segmentation/train.txt"}
+    assert prepare("some", definition, tmp_path)["splits"] == {"train": 1}
+    shutil.rmtree(inside / "JPEGImages")
+    with pytest.raises(UserError, match="JPEGImages"):
+        prepare("some", definition, tmp_path)
+    with pytest.raises(UserError, match=r"a\.zip/Test/VOC: no such folder; correct `path`"):
+        prepare("some", {**definition, "root": "Test/VOC"}, tmp_path)
 
 
 def sbd_tree(data_dir, train, val) -> dict[str, np.ndarray]:

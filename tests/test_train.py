@@ -45,6 +45,7 @@ from fcn.weights.backbone import initialise
 from fcn.weights.caffemodel import Layer
 from fcn.weights.named import named_tensors, read
 from tests.caffemodel_writer import write
+from tests.conftest import tiny_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -115,6 +116,35 @@ def test_what_it_writes(make_run, data_dir, tmp_path):
     assert about["classes"]["semantic"][0] == "background"
     net = build(run.config["net"], {"semantic": len(about["classes"]["semantic"])})
     assert set(tensors) == set(named_tensors(net))
+
+
+def test_test_images_among_the_training_images_are_told(write_suite, data_dir, tmp_path, capsys):
+    """Of another data set too, and by a net that goes on from one trained on them."""
+    data = tmp_path / "data"
+    shutil.copytree(data_dir, data)
+    shutil.copytree(data / "prepared/tiny", data / "prepared/other")
+    other = tiny_suite()["datasets"]["tiny"]
+    entry = tiny_suite()["runs"]["tiny/run"]
+    path = write_suite(
+        {
+            "datasets": {"other": other},
+            "runs": {
+                "tiny/run": {"train": ["other/train", "other/val"]},
+                "tiny/on": {**entry, "weights": {"run": "tiny/run"}},
+                "tiny/clean": entry,
+            },
+        }
+    )
+    suite = load_suite(str(path))
+    for name in ("tiny/run", "tiny/on", "tiny/clean"):
+        run = suite.run(name)
+        record = start(run, data, tmp_path)
+        scored = evaluate_run(run, 0, device=CPU, data_dir=data, results=tmp_path)
+        seen = [note for note in scored["notes"] if "among the training images" in note]
+        wanted = "4 of the 4 test images are among the training images (other/val)."
+        assert seen == [wanted] * (name != "tiny/clean")
+        assert capsys.readouterr().err.count(f"warning: {name}: {wanted}") == 2 * len(seen)
+    assert record["trained_on"] == [{"dataset": "tiny", "split": "train"}]
 
 
 def test_archives_of_weights_and_images_are_passed_on(make_run, data_dir, tmp_path, monkeypatch):

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from fcn.data import verify
-from fcn.data.download import TIMEOUT_S, DownloadError, discard, download, part_files
+from fcn.data.download import PASSING, TIMEOUT_S, DownloadError, discard, download, part_files
 from fcn.data.subsets import address, undeclared
 from fcn.data.unpack import unpack
 from fcn.errors import UserError
@@ -21,6 +23,7 @@ from fcn.files import at_home, atomic_dir, atomic_file, read_object, write_json
 from fcn.spec import UNPACKED
 
 SUMS = "SHA256SUMS"
+ABSENT = (403, 404, 410)  # object stores answer 403 of a file that is not there
 
 
 def fetch(
@@ -66,7 +69,7 @@ def extract(name: str, data_dir: str | Path) -> dict[str, Any]:
     sidecar = target.with_name(f"{name}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target, "is unpacking"):
-        archive = read_object(_sidecar(path), "sha256")
+        archive = read_object(_sidecar(path), "sha256", "verified_by")
         if target.is_dir() and sidecar.exists():
             done = read_object(sidecar, "archive")
             if done["archive"]["sha256"] == archive["sha256"]:
@@ -76,7 +79,7 @@ def extract(name: str, data_dir: str | Path) -> dict[str, Any]:
                 return done
         sidecar.unlink(missing_ok=True)
         with atomic_dir(target) as folder:
-            members = unpack(path, folder)
+            members = unpack(path, folder, known=archive["verified_by"] != "nothing")
         done = {"archive": archive, "members": members}
         write_json(sidecar, done)
         return done
@@ -119,6 +122,9 @@ def _download(
         resumed = download(url, path, sizes, mixed)
         facts = verify.measure(part, definition)
         verified_by = verify.verified_by(facts, definition)
+        if verified_by == "nothing" and (wrong := verify.is_text(part)):
+            discard(path)
+            raise DownloadError(wrong)
         if verified_by:
             return facts, verified_by
         discard(path)
@@ -133,12 +139,13 @@ def _from_mirror(
     if mirror.startswith(("http://", "https://")):
         source = address(mirror, path.name)
         part, _ = part_files(path)
+        sums = _mirror_sums(mirror) if is_subset else {}  # before the file, which may be large
         try:
             download(source, path, None, False)
         except DownloadError as error:
             raise UserError(f"{source}: the mirror does not give it: {error}.") from None
         try:
-            checked = _check_mirrored(part, path.name, source, definition, mirror, is_subset)
+            checked = _check_mirrored(part, path.name, source, definition, sums, is_subset)
         except UserError:
             discard(path)
             raise
@@ -152,7 +159,8 @@ def _from_mirror(
             os.link(file.resolve(), temporary)
         except OSError:  # another file system or owner
             shutil.copyfile(file, temporary)
-        checked = _check_mirrored(temporary, path.name, str(file), definition, mirror, is_subset)
+        sums = _mirror_sums(mirror) if is_subset else {}
+        checked = _check_mirrored(temporary, path.name, str(file), definition, sums, is_subset)
     return _record(path, str(file), *checked)
 
 
@@ -161,10 +169,13 @@ def _check_mirrored(
     name: str,
     source: str,
     definition: dict[str, Any],
-    mirror: str,
+    sums: dict[str, str],
     is_subset: bool,
 ) -> tuple[dict[str, Any], bool, str]:
-    """The facts of a mirror's file, whether it is a subset, and what it was verified by."""
+    """The facts of a mirror's file, whether it is a subset, and what it was verified by.
+
+    ``sums``: what the mirror's SHA256SUMS says.
+    """
     facts = verify.measure(file, definition)
     verified_by = verify.verified_by(facts, definition)
     if verified_by and not (is_subset and verified_by == "nothing"):
@@ -175,7 +186,7 @@ def _check_mirrored(
             "a mirror of subsets must be declared with `mirror_is_subset=true` (of a stage: "
             "--mirror-is-subset)."
         )
-    listed = _mirror_sums(mirror).get(name)
+    listed = sums.get(name)
     if listed not in (None, facts["sha256"]):
         raise UserError(
             f"{source}: damaged: its sha256 is {facts['sha256']}, but {SUMS} of the mirror says "
@@ -188,11 +199,14 @@ def _mirror_sums(mirror: str) -> dict[str, str]:
     """Digests by file name, from the mirror's SHA256SUMS; empty if it has none."""
     if mirror.startswith(("http://", "https://")):
         url = f"{mirror.rstrip('/')}/{SUMS}"
+        retry = Retry(4, backoff_factor=0.5, status_forcelist=PASSING, raise_on_status=False)
         try:
-            response = requests.get(url, timeout=TIMEOUT_S)
+            with requests.Session() as session:
+                session.mount(mirror, HTTPAdapter(max_retries=retry))
+                response = session.get(url, timeout=TIMEOUT_S)
         except requests.RequestException as error:
             raise UserError(f"{url}: the mirror stopped answering ({error}).") from None
-        if response.status_code not in (200, 404):
+        if response.status_code not in (200, *ABSENT):
             raise UserError(f"{url}: the mirror answers HTTP status {response.status_code}.")
         text = response.text if response.status_code == 200 else ""
     else:
@@ -229,7 +243,9 @@ def _present(
                 "`mirror_is_subset=true` (of a stage: --mirror-is-subset) to go on with it, "
                 "or delete it to fetch the whole."
             )
-        whole = sidecar["subset"] or verify.verified_by(sidecar, definition)
+        whole = sidecar["subset"] or (
+            verify.covers(sidecar, definition) and verify.verified_by(sidecar, definition)
+        )
         if whole and sidecar["size"] == path.stat().st_size:
             return sidecar
     facts = verify.measure(path, definition)
@@ -262,8 +278,7 @@ def _record(
         "name": path.name,
         "url": url,
         "size": facts["size"],
-        "sha256": facts["sha256"],
-        "md5": facts["md5"],
+        **{name: facts[name] for name in verify.DIGESTS if name in facts},
         "subset": subset,
         "verified_by": verified_by,
     }

@@ -1,6 +1,7 @@
 """Reading a prepared data set (docs/architecture.md) image by image."""
 
 import csv
+import filecmp
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,10 @@ class SegmentationSet(Dataset[dict[str, Any]]):
         """(height, width) of each image, in order, without opening it."""
         return [(int(row["height"]), int(row["width"])) for row in self._rows]
 
+    def file(self, i: int) -> Path:
+        """The file of the first input of an image."""
+        return self.folder / self._rows[i][self.inputs[0]]
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -139,6 +144,21 @@ class JoinedSet(SegmentationSet):
     def __getitem__(self, i: int) -> dict[str, Any]:
         part, place = self._places[i]
         return {**part[place], "id": self.ids[i]}
+
+
+def shared_images(trained: SegmentationSet, scored: SegmentationSet) -> int:
+    """How many images of ``scored`` are among those of ``trained``: of the same id and file.
+
+    Ids alone tell nothing between two folders: each may count its images from 1.
+    """
+    if trained.folder == scored.folder:
+        return len(set(trained.ids) & set(scored.ids))
+    places = {name: i for i, name in enumerate(trained.ids)}
+    return sum(
+        filecmp.cmp(trained.file(places[name]), scored.file(i), shallow=False)
+        for i, name in enumerate(scored.ids)
+        if name in places
+    )
 
 
 def measure_loading(dataset: Dataset[dict[str, Any]], seconds: float) -> float:

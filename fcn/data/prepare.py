@@ -71,7 +71,12 @@ def prepare(
         with atomic_dir(place) as folder:
             write = partial(_write_item, folder=folder, own="path" in definition)
             done = list(_each(write, [items[key] for key in used], workers, f"prepare {name}"))
-            rows, digests, labelled = zip(*done, strict=True)
+            rows, digests, labelled, turned = zip(*done, strict=True)
+            if any(turned):
+                notes.append(
+                    f"{sum(turned)} images carry an EXIF orientation, which is not applied: their "
+                    "labels must lie on the pixels as they are stored"
+                )
             _check_labelled(name, splits, dict(zip(used, labelled, strict=True)), items[used[0]])
             _write_index(folder / "index.csv", rows)
             for split, ids in splits.items():
@@ -144,7 +149,10 @@ def _root(name: str, definition: dict[str, Any], data_dir: Path, base: Path) -> 
     elif archives and not _packed(archives[0]):
         root = data_dir / "archives"
     elif archives:
-        root = data_dir / "extracted" / archives[0] / definition.get("root", "")
+        folder, inside = data_dir / "extracted" / archives[0], Path(definition.get("root", ""))
+        root, bare = folder / inside, folder.joinpath(*inside.parts[1:])
+        if bare.is_dir() and not root.is_dir():  # packed without the folder on top
+            root = bare
     elif definition["reader"] in ("voc", "folder"):
         raise UserError(f"data set {name}: the key 'path', the folder of its files, is missing.")
     else:
@@ -193,18 +201,21 @@ def _each(function: Callable[[T], R], values: Sequence[T], workers: int, title: 
             raise
 
 
-def _write_item(item: Item, folder: Path, own: bool) -> tuple[dict[str, Any], str, set[str]]:
+def _write_item(item: Item, folder: Path, own: bool) -> tuple[dict[str, Any], str, set[str], bool]:
     """Place one item's files below ``folder``; the user's ``own`` as copies.
 
-    Returns its row of the index, the digest of its files, and its label sets that are not all void.
+    Returns its row of the index, the digest of its files, its label sets that are not all void, and
+    whether an image of the user's is shown turned or mirrored.
     """
     labelled = set()
+    turned = False
     row: dict[str, Any] = {"id": item.id, "height": 0, "width": 0}
     for key, source in item.inputs.items():
         suffix = source.suffix if isinstance(source, Path) else ".png"
         row[key] = f"{'images' if key == 'image' else key}/{item.id}{suffix}"
         image = _write_input(key, source, folder / row[key], own)
         width, height = image.size
+        turned |= own and image.getexif().get(ExifTags.Base.Orientation, 1) > 1
         if key == "image":
             row |= {"height": height, "width": width}
         elif (height, width) != (row["height"], row["width"]):
@@ -228,7 +239,7 @@ def _write_item(item: Item, folder: Path, own: bool) -> tuple[dict[str, Any], st
     digest = hashlib.sha256()
     for key in (*item.inputs, *item.labels):
         digest.update((folder / row[key]).read_bytes())
-    return row, digest.hexdigest(), labelled
+    return row, digest.hexdigest(), labelled, turned
 
 
 def _named(item: Item, key: str) -> str:

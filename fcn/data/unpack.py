@@ -1,6 +1,7 @@
 """Unpacking archives that may be damaged or hostile."""
 
 import gzip
+import lzma
 import re
 import stat
 import tarfile
@@ -34,24 +35,25 @@ class _Watched:
         return self.stream.tell()
 
 
-def unpack(path: Path, folder: Path) -> int:
+def unpack(path: Path, folder: Path, known: bool = False) -> int:
     """Unpack a tar (plain or gzip) or zip into ``folder``; returns the number of files.
 
+    ``known``: a digest or its size told that the file is whole, so that a tar may lack its end.
     Its first bytes and not its name say what it is: SBD's server may have decoded the gzip. A
     damaged archive, and one with a member that would leave the folder, is a UserError.
     """
     try:
         with path.open("rb") as handle:
             magic = handle.read(4)
-        count = _unzip(path, folder) if magic == b"PK\3\4" else _untar(path, folder, magic)
+        count = _unzip(path, folder) if magic == b"PK\3\4" else _untar(path, folder, magic, known)
         if not count:
             raise EOFError("no file is in it")
         return count
     except FileNotFoundError:
         raise UserError(f"{path}: no such archive; fetch it first.") from None
     except (
-        tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, KeyError,
-        RuntimeError, ValueError,
+        tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
+        EOFError, LookupError, RuntimeError, ValueError,
     ) as error:  # fmt: skip
         raise UserError(
             f"{path}: truncated or damaged ({error}); delete it with its .json and fetch it again."
@@ -60,7 +62,7 @@ def unpack(path: Path, folder: Path) -> int:
         raise UserError(f"{path}: cannot be unpacked to {folder.parent} ({error}).") from None
 
 
-def _untar(path: Path, folder: Path, magic: bytes) -> int:
+def _untar(path: Path, folder: Path, magic: bytes, known: bool) -> int:
     opener: Any = gzip.open if magic[:2] == b"\x1f\x8b" else Path.open
     count = 0
     with opener(path, "rb") as stream:
@@ -78,7 +80,7 @@ def _untar(path: Path, folder: Path, magic: bytes) -> int:
                     raise UserError(f"{path}: unsafe: {error}.") from None
                 count += not member.isdir()
         # tarfile takes a tar that ends between two members for whole; a whole one ends in zeros
-        if len(watched.last) < tarfile.BLOCKSIZE or any(watched.last):
+        if not known and (len(watched.last) < tarfile.BLOCKSIZE or any(watched.last)):
             raise EOFError("it has no end mark")
         while stream.read(1 << 20):
             pass  # to the end, for gzip's checksum

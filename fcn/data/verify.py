@@ -42,6 +42,26 @@ def verified_by(facts: dict[str, Any], definition: dict[str, Any]) -> str:
     return ""
 
 
+def covers(facts: dict[str, Any], definition: dict[str, Any]) -> bool:
+    """Do ``facts`` have every digest that the definition, or another right file of it, knows?"""
+    kinds = [definition, *(definition.get("accept") or [])]
+    return all(name in facts for kind in kinds for name in DIGESTS if kind.get(name))
+
+
+def is_text(path: Path) -> str:
+    """What is wrong with a file of which nothing is known: all that is fetched is binary.
+
+    Empty if nothing is. A web page, a message or a pointer to the file comes with status 200 too.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(4096)
+    if not head:
+        return "the server sent an empty file"
+    if set(head) & (set(range(32)) - set(b"\t\n\r\f")):
+        return ""
+    return "the server sent text, not the file"
+
+
 def difference(what: str, facts: dict[str, Any], definition: dict[str, Any]) -> str:
     known = [name for name in ("size", *DIGESTS) if definition.get(name)]
     here = ", ".join(f"{name} {facts[name]}" for name in known)

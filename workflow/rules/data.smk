@@ -4,7 +4,8 @@
 def right_file(wildcards):
     """What tells the right file of an archive: of some no sha256 is known."""
     archive = SUITE.archives.get(wildcards.archive, {})
-    return fingerprint({key: archive.get(key) for key in ("size", "sha256", "md5", "accept")})
+    told = {key: archive.get(key) for key in ("size", "sha256", "md5", "accept")}
+    return fingerprint(told | {key: archive[key] for key in ("sha1", "sha384") if archive.get(key)})
 
 
 rule fetch:

@@ -25,6 +25,9 @@ def read_coco(source: str, segments: Segments, size: tuple[int, int]) -> np.ndar
     label, covered = np.zeros(size, np.uint8), np.zeros(size, np.int64)
     for index, segmentation in segments:
         try:
+            told = segmentation.get("size") if isinstance(segmentation, dict) else None
+            if told not in (None, list(size)):
+                raise ValueError(f"of size {told} in an image of {list(size)} (height, width)")
             coded = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
             codes = segmentation if coded else rle.frPyObjects(segmentation, *size)
             mask = rle.decode(codes).reshape(*size, -1).any(axis=2)
@@ -74,6 +77,8 @@ def _images(
     found = read_json(path)
     try:
         names = {kind["name"].replace(" ", ""): kind["id"] for kind in found["categories"]}
+        if len(names) < len(found["categories"]):
+            raise UserError(f"{path}: two categories of one name (spaces do not count).")
         table = class_table(classes, definition.get("aliases", {}), names, path)
         segments: dict[int, Segments] = defaultdict(list)
         areas: dict[int, float] = defaultdict(float)
