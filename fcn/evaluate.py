@@ -49,7 +49,8 @@ def score_maps(net: FCN, run: Run, x: Tensor) -> dict[str, Tensor]:
 def _labels(net: FCN, run: Run, x: Tensor) -> dict[str, Tensor]:
     """(N, H, W) uint8 labels of a batch by label set: the argmax of the scores, at image size."""
     scores = score_maps(net, run, x)
-    return {task: scores[task].argmax(1).to(torch.uint8) for task in run.labels}
+    # On the CPU argmax over the channels of contiguous scores takes three times as long.
+    return {task: scores[task].max(1).indices.to(torch.uint8) for task in run.labels}
 
 
 def inference_net(net: FCN, run: Run, precision: str) -> FCN:

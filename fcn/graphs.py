@@ -78,7 +78,9 @@ class Graphs(Generic[T]):
     buffers). Tensors of a result are good until the next call. On the CPU it calls the function.
 
     Where a recording fails, for want of memory say, ``undo`` is called, to clear away what the
-    function had begun and the device has not computed, and all goes on call by call.
+    function had begun and the device has not computed, and all goes on call by call. Where a call
+    lacks memory beside the graphs, which keep theirs, they are given up and it is made again: until
+    its last operation the function must have changed nothing that ``undo`` does not clear away.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Graphs(Generic[T]):
         graph = self._graphs.get(key)
         if graph is not None:
             return graph(tensors)
-        result = self.function(*tensors)
+        result = self._call(tensors)
         self._calls[key] += 1
         # Just computed at this shape: all that is made once for it is there.
         if self._calls[key] >= AFTER and len(self._graphs) < self._room:
@@ -114,3 +116,18 @@ class Graphs(Generic[T]):
                 self._room = 0
                 print(f"no graph, call by call from here on: {error}", file=sys.stderr)
         return result
+
+    def _call(self, tensors: tuple[Tensor, ...]) -> T:
+        try:
+            return self.function(*tensors)
+        except torch.OutOfMemoryError as error:
+            if not self._graphs:
+                raise
+            reason = str(error)
+        # Not above: the error holds the tensors of the call that failed.
+        self.undo()
+        self._graphs.clear()
+        self._room = 0
+        torch.cuda.empty_cache()
+        print(f"graphs given up, call by call from here on: {reason}", file=sys.stderr)
+        return self.function(*tensors)

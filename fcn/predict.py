@@ -71,7 +71,7 @@ class Labeller:
         try:
             with torch.inference_mode(), autocast(self.precision, self.device):
                 scores = self.fast(preprocess(batch, self.convention, self.device))["semantic"]
-                labels: np.ndarray = scores[0].argmax(0).to(torch.uint8).cpu().numpy()
+                labels: np.ndarray = scores[0].max(0).indices.to(torch.uint8).cpu().numpy()
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise UserError(f"{too_large}.") from None

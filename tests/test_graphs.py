@@ -86,6 +86,34 @@ def test_a_recording_that_fails_changes_no_training(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_call_that_lacks_memory_beside_graphs_is_made_again_without_them(recorded, capsys):
+    graphs, shapes = recorded
+    undone = []
+    graphs.undo = lambda: undone.append(len(graphs._graphs))
+
+    def function(x):
+        if len(x) > 2 and graphs._graphs:
+            raise torch.OutOfMemoryError("full")
+        return x + 1
+
+    graphs.function = function
+    for _ in range(AFTER + 1):
+        graphs(torch.ones(2))
+    assert shapes == [(2,)]
+    assert graphs(torch.ones(3)).tolist() == [2, 2, 2] and undone == [1]
+    assert "graphs given up, call by call from here on: full" in capsys.readouterr().err
+    for _ in range(2 * AFTER):
+        assert graphs(torch.ones(2)).tolist() == [2, 2]
+    assert shapes == [(2,)]
+
+    def small(x):
+        raise torch.OutOfMemoryError
+
+    graphs.function = small
+    with pytest.raises(torch.OutOfMemoryError):  # no graph is to blame
+        graphs(torch.ones(2))
+
+
 def test_on_the_cpu_it_is_the_function():
     calls = []
 

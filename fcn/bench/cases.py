@@ -339,7 +339,7 @@ def agreement(
                 truth = item["semantic"][None].to(device)
                 x = preprocess(item["image"][None], about["input"], device)
                 with autocast("fp32" if name == "reference" else name, device):
-                    found[name] = variant(x)["semantic"].argmax(1).to(torch.uint8)
+                    found[name] = variant(x)["semantic"].max(1).indices.to(torch.uint8)
                 counts[name].update(truth, found[name])
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
@@ -408,8 +408,8 @@ def loop(
     """The training loop of ``fcn.train`` over real images, loading included.
 
     Random weights, zero scores and next to no rate: no loss runs away, and every step is as long.
-    ``first``: seconds of the first half, in which shapes are met and graphs recorded. The second
-    half gives the rate.
+    ``first``: seconds of the first two thirds, in which shapes are met and graphs recorded. The
+    last third gives the rate.
     """
     recipe = {**run.config["recipe"], "images": updates * run.config["recipe"]["batch"]}
     recipe |= {"precision": "bf16", "learning_rate": 1e-30}
@@ -422,9 +422,9 @@ def loop(
     with TemporaryDirectory() as folder:
         training = Training(run, 0, net, dataset, device, Path(folder) / "checkpoint.pt")
         run_loop(training, prepared.parent.parent, workers, None)
-    half = next(row for row in training.rows if row["update"] >= updates // 2)
-    seconds = training.rows[-1]["seconds"] - half["seconds"]
-    step_ms = 1e3 * seconds / (updates - half["update"])
+    met = next(row for row in reversed(training.rows) if row["update"] <= 2 * updates // 3)
+    seconds = training.rows[-1]["seconds"] - met["seconds"]
+    step_ms = 1e3 * seconds / (updates - met["update"])
     goal = LOOP_GOAL if device.type == "cuda" else None
     return {
         "net": run.title,
@@ -433,7 +433,7 @@ def loop(
         "shapes": len(set(dataset.sizes)),
         "updates": updates,
         "workers": workers,
-        "first": half["seconds"],
+        "first": met["seconds"],
         "step_ms": step_ms,
         "waited": training.waited / training.seconds,
         "whole": {"updates": LOOP_GOAL[0], "seconds": step_ms * LOOP_GOAL[0] / 1e3},

@@ -192,6 +192,7 @@ def ceilings(device: torch.device, trials: int = 7) -> dict[str, float]:
             ),
         ]
         with torch.inference_mode(), autocast("tf32" if precision == "tf32" else "fp32", device):
+            torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"  # undone with the context
             found[precision] = max(
                 flop / measure(call, device, 1, trials)["min_ms"] * 1e3 for flop, call in calls
             )

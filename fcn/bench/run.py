@@ -27,7 +27,7 @@ NETS = ("voc-fcn32s", "voc-fcn8s", "voc-fcn-googlenet")
 HEAVY, SMALL, SCORED = "voc2011/fcn32s", "voc2011/googlenet", "voc2011/fcn8s"
 DEMO = "demo/fcn32s"
 LOADERS = 8  # processes at the most
-UPDATES = {False: 1000, True: 300}  # of the loop
+UPDATES = {False: 3000, True: 300}  # of the loop
 ROUNDS = {("cpu", False): 7, ("cpu", True): 3, ("cuda", False): 15, ("cuda", True): 5}
 
 
@@ -212,7 +212,7 @@ def _measure(
                 (size[0], size[1]),
                 device,
                 3 * rounds,
-                rates,
+                ceilings(device),  # of these threads
                 repeat=5,
             )
         )
