@@ -30,7 +30,7 @@ from fcn.report.parts import PartView, decide_part
 from fcn.report.printed import Printed
 from fcn.report.results import RunResult, SeedResult, load_results, stages
 from fcn.report.samples import TIMED, Sample, Samples
-from fcn.report.spread import Deviation, Spread, between_seeds
+from fcn.report.spread import Deviation, Spread, _within, between_seeds
 from fcn.report.tables import THIN
 from fcn.report.verdicts import ClaimView, TestView, _Decider, _mark_repeated, _whole, decide
 from fcn.schema import CONFIG, check, read_yaml
@@ -429,6 +429,29 @@ def test_a_chain_of_stages_on_the_papers_data_is_decided(seeds: int):
     assert found is not None and found.family == assumed.family
     apart = found.draws(lineages["16s"], [0]) - found.draws(lineages["32s"], [0])
     assert np.isfinite(apart).all() and apart.std() > 0.1
+
+
+def test_a_run_that_plainly_varies_more_is_judged_by_its_own_seeds():
+    """And does not make all others undecidable."""
+    scores = trainings(20, 2, 0.7, 1.0, np.random.default_rng(5))
+    plain = alone(scores)
+    runs = list(scores)
+    odd = {**scores, runs[3]: {0: 31.4, 1: 4.4}}
+    found = alone(odd)
+    assert plain is not None and plain.own == {} and found is not None
+    assert found.own == {runs[3]: Deviation(pytest.approx(27 / math.sqrt(2)), 1)}  # type: ignore[arg-type]
+    others = {run: of for run, of in odd.items() if run != runs[3]}
+    assert replace(found, own={}) == alone(others)
+    assert found.training.size == pytest.approx(plain.training.size, rel=0.2)
+    assert found.apart([[runs[3]], [runs[0]]]) == found.own[runs[3]].size
+    spread = (found.draws([runs[3]], [0, 1]) - found.draws([runs[0]], [0, 1])).std()
+    assert spread > 5 * (found.draws([runs[1]], [0, 1]) - found.draws([runs[0]], [0, 1])).std()
+
+
+def test_few_are_taken_for_runs_that_vary_more_where_none_does():
+    random = np.random.default_rng(6)
+    found = [alone(trainings(12, 3, 0.7, 2.0, random)) for _ in range(60)]
+    assert sum(bool(one and one.own) for one in found) <= 4  # of 60, at 1 %: more in 1 of 3000
 
 
 def test_stages_of_families_of_one_keep_all_that_moved_them():
@@ -1608,11 +1631,34 @@ def test_what_seeds_do_is_of_these_test_images_and_of_trainings(tmp_path: Path):
     assert found.stage == ours.assumed.stage  # scored again is no stage that moves by nothing
 
 
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"),
+        st.dictionaries(st.integers(0, 4), st.floats(-50, 50), min_size=1, max_size=4),
+        min_size=1,
+    )
+)
+def test_the_analysis_of_variance_equals_a_fit_of_runs_and_seeds(scores: dict):
+    several = {run: of for run, of in scores.items() if len(of) > 1}
+    rows = [(run, seed, value) for run, of in several.items() for seed, value in of.items()]
+    within, of_runs, rest, freedom = _within(scores)
+    if not rows:
+        assert (within, of_runs, rest, freedom) == (0.0, 0, 0.0, 0)
+        return
+    frame = pd.DataFrame(rows, columns=["run", "seed", "value"])
+    design = pd.get_dummies(frame[["run", "seed"]].astype(str), dtype=float).to_numpy()
+    fit, _, rank, _ = np.linalg.lstsq(design, frame.value, rcond=None)
+    assert (of_runs, freedom) == (len(rows) - len(several), len(rows) - rank)
+    assert within == pytest.approx(sum(np.var(list(v.values())) * len(v) for v in several.values()))
+    left = ((frame.value - design @ fit) ** 2).sum()
+    assert rest == pytest.approx(left, abs=1e-8 * (1 + within))
+
+
 def test_two_seeds_of_two_runs_by_hand():
     """What a seed does to both runs, and what it does to each in another way."""
     found = alone({"a": {0: 0.0, 1: 2.0}, "b": {0: 10.0, 1: 12.0}})
     assert found is not None and found.training.freedom == 1
-    assert (found.training.size, found.common.size) == pytest.approx((0.0, 2**0.5), abs=1e-9)
+    assert (found.training.size, found.common.size) == pytest.approx((0.0, 2**0.5), abs=1e-6)
     found = alone({"a": {0: 0.0, 1: 2.0}, "b": {0: 12.0, 1: 10.0}})
     assert found is not None
     assert (found.training.size, found.common.size) == pytest.approx((2.0, 0.0))

@@ -338,8 +338,11 @@ class _Reader:
 def assumed_spread(folder: Path) -> Spread:
     """What ``claims.yaml`` assumes of seeds; what one does to every run cancels and is left out."""
     assumed = read_yaml(folder / "claims.yaml")["spread"]
-    deviations = {key: Deviation(of["points"], of["freedom"]) for key, of in assumed.items()}
-    return Spread(common=Deviation(0.0), **deviations)
+    training, family, stage = (
+        Deviation(assumed[key]["points"], assumed[key]["freedom"])
+        for key in ("training", "family", "stage")
+    )
+    return Spread(Deviation(0.0), training, family, stage)
 
 
 def read_claims(folder: Path, tables: list[Table], paper: Paper) -> list[Claim]:

@@ -5,19 +5,23 @@ on one test set are taken as sums of normal deviations: what a seed does to ever
 order of the training images), what each training from a classifier or from nothing adds to it, and
 where a run goes on from another's weights, the deviation of those weights, what the seed does to
 all that go on from them, and what each of these adds: a stage of a trained net moves far less than
-a training. What two runs have in common cancels in their difference.
+a training. What two runs have in common cancels in their difference. A run that starts anew and
+plainly varies more than the others is judged by its own seeds, and the others without it.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
+from scipy import stats
 
 from fcn.report.bootstrap import DRAWS, generator
 
 Scores = Mapping[str, Mapping[int, float]]  # run, seed, score
+OUTLYING = 0.01  # chance that any run at all is taken for one that varies more, where none does
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,14 @@ class Spread:
 
     common: what a seed does to every run; training: what one that starts from a classifier or from
     nothing adds; family: what a seed does to all runs that go on from the same run's weights;
-    stage: what each of these adds.
+    stage: what each of these adds. own: in place of ``training``, of runs that vary more.
     """
 
     common: Deviation
     training: Deviation
     family: Deviation
     stage: Deviation
+    own: Mapping[str, Deviation] = field(default_factory=dict)
 
     def draws(self, lineage: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """Draws (DRAWS,) of how far a mean over ``seeds`` lies from that over all seeds.
@@ -85,34 +90,96 @@ class Spread:
 
     def _terms(self, lineage: Sequence[str]) -> dict[tuple[str, str], Deviation]:
         """What adds up behind a run, by its kind and whose it is."""
-        terms = {("training", lineage[0]): self.training}
+        terms = {("training", lineage[0]): self.own.get(lineage[0], self.training)}
         for parent, run in pairwise(lineage):
             terms |= {("family", parent): self.family, ("stage", run): self.stage}
         return terms
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What runs add to the two-way analysis of variance, with the seeds as its blocks.
+
+    About the mean of each run over its seeds: the products of the columns that stand for the seeds
+    with each other and with the scores, the squares of the scores, and their degrees of freedom.
+    """
+
+    products: np.ndarray
+    moments: np.ndarray
+    squares: float
+    freedom: int
+
+    @staticmethod
+    def of(of_seed: Mapping[int, float], numbers: Sequence[int]) -> "_Sums":
+        columns = np.array([[float(seed == number) for number in numbers] for seed in of_seed])
+        values = np.array(list(of_seed.values()))
+        columns, values = columns - columns.mean(axis=0), values - values.mean()
+        freedom = len(values) - 1
+        return _Sums(columns.T @ columns, columns.T @ values, float(values @ values), freedom)
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.products + other.products,
+            self.moments + other.moments,
+            self.squares + other.squares,
+            self.freedom + other.freedom,
+        )
+
+    def __sub__(self, other: "_Sums") -> "_Sums":
+        return self + _Sums(-other.products, -other.moments, -other.squares, -other.freedom)
+
+    def rest(self) -> tuple[float, int]:
+        """Squares that remain when each seed moves all runs alike, and their freedom."""
+        effects, _, rank, _ = np.linalg.lstsq(self.products, self.moments, rcond=1e-9)
+        left = self.freedom - int(rank)
+        return (max(0.0, self.squares - float(self.moments @ effects)), left) if left else (0.0, 0)
+
+
+def _sums(scores: Scores) -> dict[str, _Sums]:
+    """Of each run with several seeds."""
+    several = {run: of_seed for run, of_seed in scores.items() if len(of_seed) > 1}
+    numbers = sorted({seed for of_seed in several.values() for seed in of_seed})
+    return {run: _Sums.of(of_seed, numbers) for run, of_seed in several.items()}
 
 
 def _within(scores: Scores) -> tuple[float, int, float, int]:
     """Sums of squares of ``scores`` and their degrees of freedom.
 
     Within runs (around the mean of each over its seeds), and of what then remains when each seed
-    moves all runs alike: the two-way analysis of variance, with the seeds as its blocks.
+    moves all runs alike.
     """
-    several = {run: of_seed for run, of_seed in scores.items() if len(of_seed) > 1}
-    if not several:
+    found = list(_sums(scores).values())
+    if not found:
         return 0.0, 0, 0.0, 0
-    numbers = sorted({seed for of_seed in several.values() for seed in of_seed})
-    rows, values = [], []
-    for i, of_seed in enumerate(several.values()):
-        for seed, value in of_seed.items():
-            row = np.zeros(len(several) + len(numbers))
-            row[i] = row[len(several) + numbers.index(seed)] = 1
-            rows.append(row)
-            values.append(value)
-    design, found = np.array(rows), np.array(values)
-    within = sum(float(np.var(list(v.values()))) * len(v) for v in several.values())
-    fit, _, rank, _ = np.linalg.lstsq(design, found, rcond=None)
-    rest = float(((found - design @ fit) ** 2).sum())
-    return within, len(found) - len(several), rest, len(found) - int(rank)
+    whole = reduce(_Sums.__add__, found)
+    return whole.squares, whole.freedom, *whole.rest()
+
+
+def _outlying(scores: Scores) -> dict[str, Deviation]:
+    """Runs whose scores vary more over the seeds than those of the others, with their deviation.
+
+    By the ratio of variances (F test) beside all others, the most outlying first, at ``OUTLYING``
+    for all runs together.
+    """
+    found: dict[str, Deviation] = {}
+    rest = _sums(scores)
+    while len(rest) > 2:
+        whole = reduce(_Sums.__add__, rest.values())
+        squares, freedom = whole.rest()
+        chances = {}
+        for run, sums in rest.items():
+            others, left = (whole - sums).rest()
+            if left and others and freedom > left:
+                ratio = (squares - others) / (freedom - left) / (others / left)
+                chances[run] = float(stats.f.sf(ratio, freedom - left, left))
+        worst = min(chances, key=lambda run: chances[run], default="")
+        if not worst or chances[worst] * len(chances) >= OUTLYING:
+            break
+        found[worst] = Deviation(
+            float(np.sqrt(rest[worst].squares / rest[worst].freedom)), rest[worst].freedom
+        )
+        del rest[worst]
+    return found
 
 
 def between_seeds(
@@ -125,26 +192,29 @@ def between_seeds(
     every run.
     """
     first = {run: scores[run] for run in scores if len(lineages[run]) == 1}
+    own = _outlying(first)
+    first = {run: of_seed for run, of_seed in first.items() if run not in own}
     within, of_runs, rest, freedom = _within(first)
     if not of_runs:
         return assumed
     if freedom < 1:  # a single run: nothing tells its seeds' part from its own
         training, common = Deviation(float(np.sqrt(within / of_runs)), of_runs), Deviation(0.0)
     else:
-        own = rest / freedom
-        training = Deviation(float(np.sqrt(own)), freedom)
+        apart = rest / freedom
+        training = Deviation(float(np.sqrt(apart)), freedom)
         seeds = {seed for of_seed in first.values() if len(of_seed) > 1 for seed in of_seed}
-        between = float(np.sqrt(max(0.0, within / of_runs - own)))
+        between = float(np.sqrt(max(0.0, within / of_runs - apart)))
         common = Deviation(between, len(seeds) - 1)
     staged = _of_stages(scores, lineages)
     if assumed is None:
-        return Spread(common, training, *(staged or (Deviation(0.0), training)))
+        return Spread(common, training, *(staged or (Deviation(0.0), training)), own)
     family, stage = staged or (Deviation(0.0, 0), Deviation(0.0, 0))
     return Spread(
         common,
         training.with_assumed(assumed.training),
         family.with_assumed(assumed.family),
         stage.with_assumed(assumed.stage),
+        own,
     )
 
 

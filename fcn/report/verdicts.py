@@ -239,6 +239,9 @@ class _Decider:
             together = [[one] for one in lineages] if "/" in test.measure.text else [lineages]
             apart = max(s.spread.apart(of) for s in alone if s.spread for of in together)
             marks.append(f"seeds taken to differ by {apart:.1f} points")
+        first = [(s.lineage[0], s.spread) for s in drawn if s.lineage and s.spread]
+        odd = dict.fromkeys(run for run, spread in first if run in spread.own)
+        marks += [f"{run} varies more than other runs: judged by its own seeds" for run in odd]
         bounds = any(test.values[letter].bounds for letter in samples)
         if any(run.subset for run in runs) or (bounds and self.ours.results.subset_bounds):
             marks.append("subset")
