@@ -16,7 +16,7 @@ from fcn.arguments import parser
 from fcn.errors import UserError
 from fcn.files import at_home, read_object
 from fcn.schema import ROOT, unknown
-from fcn.spec import Run, Suite, contents_hash, source_hash
+from fcn.spec import Run, Suite, contents_hash, fingerprint, source_hash
 from fcn.suites import load_suite
 
 
@@ -169,6 +169,10 @@ def _train(args: argparse.Namespace) -> None:
     if run.backbone:
         sidecar = args.data_dir / "backbones" / run.backbone / "backbone.json"
         _need(sidecar, f"backbone {run.backbone}", args)
+        wanted = fingerprint(_suite(args).backbones[run.backbone])
+        if read_object(sidecar).get("definition", wanted) != wanted:  # older files do not say
+            again = _command(f"backbone {run.backbone}", args)
+            raise UserError(f"{sidecar}: of another definition; make it again: {again}")
     if run.released:
         archive = _suite(args).backbones[run.released]["archive"]
         _need(args.data_dir / "archives" / f"{archive}.json", f"fetch {archive}", args)

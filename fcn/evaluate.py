@@ -17,7 +17,7 @@ from fcn.data.dataset import JoinedSet, SegmentationSet, shared_images
 from fcn.data.stream import loader
 from fcn.device import autocast
 from fcn.errors import UserError
-from fcn.files import atomic_file, write_json
+from fcn.files import atomic_file, digest, write_json
 from fcn.graphs import Graphs, on_stream
 from fcn.inputs import input_names, net_input
 from fcn.metrics import ConfusionMatrix
@@ -181,11 +181,18 @@ def evaluate_run(
     """Score a trained run on its test split; writes metrics.json, per_image.npz and predictions.
 
     Raises:
-        UserError: the weights were trained with another configuration.
+        UserError: the weights were trained with another configuration, or are not those of
+            train.json.
     """
     clock = Clock(device)
     folder = run.directory(results, seed)
     net, _, trained = load_trained(run, seed, results, device)
+    weights = folder / "model.safetensors"
+    if digest(weights) != trained["weights_sha256"]:
+        raise UserError(
+            f"{weights}: not the weights that train.json beside it tells of; delete train.json and "
+            "train again, or bring back both."
+        )
     dataset = load_set(data_dir, run, "test")
     check_sizes(net, dataset)
     seen = seen_in_training(trained.get("trained_on", []), run, data_dir)

@@ -132,7 +132,11 @@ def is_done(run: Run, seed: int, results: Path) -> bool:
     folder = run.directory(results, seed)
     if not all((folder / name).exists() for name in ("train.json", "metrics.json")):
         return False
-    trained, scored = (read_object(folder / name) for name in ("train.json", "metrics.json"))
+    trained = read_object(folder / "train.json")
+    try:
+        scored = read_object(folder / "metrics.json")
+    except UserError:
+        return False  # it is made again
     weights = scored.get("weights_sha256", trained.get("weights_sha256"))
     return bool(trained.get("config_hash") == run.hash and trained.get("weights_sha256") == weights)
 

@@ -101,6 +101,8 @@ def pretrain(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str,
         "accuracy": accuracy,
         "provenance": clock.provenance(precision=RECIPE_DEFAULTS["precision"], seed=task["seed"]),
     }
+    if not all(tensor.isfinite().all() for tensor in fcn.streams[0].layers.parameters()):
+        raise UserError(f"backbone {name}: its training diverged; lower `learning_rate`.")
     with atomic_dir(data_dir / "backbones" / name) as folder:
         lasting = {key: value for key, value in about.items() if key != "provenance"}
         save(folder / "weights.safetensors", named_tensors(fcn.streams[0].layers), lasting)

@@ -13,7 +13,7 @@ from pycocotools import mask
 
 from fcn.errors import UserError
 from fcn.evaluate import check_sizes, evaluate, evaluate_run, load_set
-from fcn.files import read_json, write_json
+from fcn.files import digest, read_json, write_json
 from fcn.inputs import preprocess
 from fcn.nets import build
 from fcn.provenance import device_facts
@@ -37,6 +37,10 @@ def scored(make_run, data_dir, tmp_path):
         shape = tensors[f"{name}.weight"].shape
         tensors[f"{name}.weight"] = torch.randn(shape, generator=generator)
     save(place / "model.safetensors", tensors, about)
+    record = read_json(place / "train.json")
+    write_json(
+        place / "train.json", record | {"weights_sha256": digest(place / "model.safetensors")}
+    )
     found = evaluate_run(run, 0, device=CPU, data_dir=data_dir, results=tmp_path)
     return run, place, found
 
@@ -119,6 +123,19 @@ def test_what_else_it_says(scored):
     assert stored["images"] == 4 and stored["subset"] is False
     assert stored["config_hash"] == run.hash and stored["config"] == run.config
     assert stored["provenance"]["device"] == device_facts(CPU)
+
+
+def test_other_weights_than_those_of_train_json_are_not_scored(make_run, data_dir, tmp_path):
+    run = make_run()
+    for seed in (0, 1):
+        train(run, seed, device=torch.device("cpu"), data_dir=data_dir, results=tmp_path)
+    one, other = (run.directory(tmp_path, seed) / "model.safetensors" for seed in (0, 1))
+    shutil.copy(other, one)
+    with pytest.raises(UserError, match=r"seed0/model\.safetensors: not the weights that train"):
+        evaluate_run(run, 0, device=torch.device("cpu"), data_dir=data_dir, results=tmp_path)
+    (one.parent / "train.json").write_text("{}")
+    with pytest.raises(UserError, match=r"train\.json: not written by this program"):
+        evaluate_run(run, 0, device=torch.device("cpu"), data_dir=data_dir, results=tmp_path)
 
 
 def test_labels_are_the_argmax_at_the_images_own_size(scored, data_dir):

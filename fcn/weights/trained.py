@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fcn.errors import UserError
-from fcn.files import read_json
+from fcn.files import read_object
 from fcn.nets import FCN, build
 from fcn.spec import Run
 from fcn.weights.named import load_named, read
@@ -24,7 +24,7 @@ def load_trained(
         UserError: not trained, or with another configuration than the suite has now.
     """
     folder = run.directory(results, seed)
-    record = read_json(folder / "train.json")
+    record = read_object(folder / "train.json", "config_hash", "weights_sha256", "subset")
     if record["config_hash"] != run.hash:
         raise UserError(
             f"{folder}: trained with configuration {record['config_hash']}, the suite now has "

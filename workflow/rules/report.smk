@@ -84,6 +84,6 @@ onerror:
         conda = " --use-conda" if "conda" in {str(m) for m in workflow.deployment_settings.deployment_method} else ""
         given = " ".join(f"{key}={quote(str(config[key]))}" for key in ("suite", "seeds", "precision", "data_dir", "device") if config[key])
         shell(
-            "{sys.executable} -m snakemake --nolock --cores 1 --quiet --force{conda} report "
+            "{sys.executable:q} -m snakemake --nolock --cores 1 --quiet --force{conda} report "
             "--config {given} partial=true || true"
         )
