@@ -1,5 +1,6 @@
 """Suites read from YAML: checked, bases folded in, each run resolved after those it starts from."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,9 @@ def load_suite(
     for bound in suite.bounds:
         resolver.dataset(bound["dataset"], f"{path}: bounds")
         resolver.split(bound["dataset"], bound["split"], f"{path}: bounds")
+    twice = [one for one, count in Counter(b["dataset"] for b in suite.bounds).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: bounds: {twice[0]} stands there twice; its bounds are one file.")
     return suite
 
 

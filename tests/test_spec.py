@@ -1128,3 +1128,11 @@ def test_lists_of_classes_are_read_with_a_data_set(write_suite, tmp_path):
            "splits": {"train": "train.txt"}}  # fmt: skip
     suite = load(write_suite, {"datasets": {"own": own}})
     assert suite.lists_of("own") == [str(tmp_path / n) for n in ("train.txt", "classes.txt")]
+
+
+def test_a_data_set_has_one_bound(write_suite):
+    """Its bounds are one file: a second split would show the numbers of the first."""
+    bounds = [{"dataset": "tiny", "split": split} for split in ("val", "train")]
+    with pytest.raises(UserError, match="bounds: tiny stands there twice"):
+        load_suite(str(write_suite({"bounds": bounds})))
+    assert len(load_suite(str(write_suite({"bounds": bounds[:1]}))).bounds) == 1

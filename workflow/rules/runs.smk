@@ -131,9 +131,15 @@ def bound_options(wildcards):
     return f"--labels {quote(bound['labels'])} --classes {len(classes)} --void {definition.get('void', 255)}"
 
 
+def bounds_input(wildcards):
+    bound = bound_of(wildcards)
+    remake_unless(f"results/{wildcards.dataset}/bounds.json", split=bound["split"])
+    return bound.get("labels", prepared(wildcards.dataset))
+
+
 rule upper_bounds:
     input:
-        lambda w: bound_of(w).get("labels", prepared(w.dataset)),
+        bounds_input,
     output:
         "results/{dataset}/bounds.json",
     params:
