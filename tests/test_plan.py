@@ -157,6 +157,18 @@ def test_a_changed_configuration_is_not_finished(suite, tmp_path):
     assert plan.unfinished([first], results) == [(first, 1)]
 
 
+def test_a_truncated_score_is_not_finished(suite, tmp_path):
+    """It is made again, so it must not stop the whole suite."""
+    results = tmp_path / "results"
+    finish(suite, results, "voc2012/first", 0)
+    finish(suite, results, "voc2012/first", 1)
+    first = suite.runs["voc2012/first"]
+    assert plan.unfinished([first], results) == []
+    path = first.directory(results, 1) / "metrics.json"
+    path.write_text(path.read_text()[:-9])
+    assert plan.unfinished([first], results) == [(first, 1)]
+
+
 def test_weights_that_were_not_scored_are_not_finished(suite, tmp_path):
     results = tmp_path / "results"
     first = suite.runs["voc2012/first"]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import fcn.pretrain as pretraining
+from fcn.__main__ import main
 from fcn.data.scenes import classification_classes
 from fcn.errors import UserError
 from fcn.files import digest, read_json, write_json
@@ -84,6 +85,30 @@ def test_pretraining_that_cannot_be(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         pretrain("slim", {**DEFINITION, "pretrain": task}, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pretraining_that_diverges_leaves_nothing(quick, tmp_path):
+    task = {**TASK, "learning_rate": 1e30}
+    with pytest.raises(UserError, match="backbone slim: its training diverged; lower `learning"):
+        pretrain("slim", {**DEFINITION, "pretrain": task}, tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_backbone_of_another_definition_is_not_trained_from(
+    quick, write_suite, data_dir, tmp_path, capsys
+):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prepared").symlink_to(data_dir / "prepared")
+    entry = {"net": {"architecture": "alexnet", **SLIM}, "weights": {"backbone": "slim"}}
+    change = {"backbones": {"slim": DEFINITION}, "runs": {"tiny/run": entry}}
+    folders = ["--data-dir", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    path = str(write_suite(change))
+    pretrain("slim", load_suite(path).backbones["slim"], tmp_path / "data")
+    assert main(["train", "tiny/run", "--suite", path, *folders]) == 0
+    change["backbones"] = {"slim": {**DEFINITION, "pretrain": {**TASK, "seed": 9}}}
+    other = str(write_suite(change, "other.yaml"))
+    assert main(["train", "tiny/run", "--suite", other, *folders]) == 2
+    assert "backbone.json: of another definition; make it again: python" in capsys.readouterr().err
 
 
 def test_a_run_starts_from_a_pretrained_backbone(quick, write_suite, data_dir, tmp_path):

@@ -532,6 +532,23 @@ def test_a_chart_escapes_names_and_is_well_formed():
     assert len(list(root.iter("circle"))) == 1
 
 
+@given(st.data())
+def test_counts_that_break_off_are_one_sentence(tmp_path_factory, data: Any):
+    path = tmp_path_factory.mktemp("counts") / "per_image.npz"
+    ones = np.ones((3, 2), int)
+    np.savez_compressed(
+        path,
+        ids=np.array(list("abc")),
+        semantic_true_positive=ones,
+        semantic_truth=ones,
+        semantic_predicted=ones,
+    )
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(UserError, match=r"per_image\.npz: cannot be read"):
+        per_image_mean_iu(path)
+
+
 def test_per_image_mean_iu_against_a_plain_loop(tmp_path: Path):
     random = np.random.default_rng(1)
     truth = random.integers(0, 50, (6, 4))

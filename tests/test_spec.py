@@ -1136,3 +1136,11 @@ def test_a_data_set_has_one_bound(write_suite):
     with pytest.raises(UserError, match="bounds: tiny stands there twice"):
         load_suite(str(write_suite({"bounds": bounds})))
     assert len(load_suite(str(write_suite({"bounds": bounds[:1]}))).bounds) == 1
+
+
+@pytest.mark.parametrize("name", ["/tmp/val", "../val", "a/b", "", "-v"])
+def test_a_split_cannot_be_written_outside_of_its_folder(write_suite, name):
+    own = {"reader": "folder", "path": "own", "classes": ["x", "y"]}
+    change = {"datasets": {"own": {**own, "splits": {"train": "train.txt", name: "val.txt"}}}}
+    with pytest.raises(UserError, match="the name of a split; take letters, digits"):
+        load_suite(str(write_suite(change)))

@@ -122,7 +122,7 @@ def _download(
         resumed = download(url, path, sizes, mixed)
         facts = verify.measure(part, definition)
         verified_by = verify.verified_by(facts, definition)
-        if verified_by == "nothing" and (wrong := verify.is_text(part)):
+        if verified_by == "nothing" and (wrong := verify.suspicion(part)):
             discard(path)
             raise DownloadError(wrong)
         if verified_by:

@@ -48,7 +48,7 @@ def covers(facts: dict[str, Any], definition: dict[str, Any]) -> bool:
     return all(name in facts for kind in kinds for name in DIGESTS if kind.get(name))
 
 
-def is_text(path: Path) -> str:
+def suspicion(path: Path) -> str:
     """What is wrong with a file of which nothing is known: all that is fetched is binary.
 
     Empty if nothing is. A web page, a message or a pointer to the file comes with status 200 too.

@@ -132,7 +132,9 @@ class _Sums:
         """Squares that remain when each seed moves all runs alike, and their freedom."""
         effects, _, rank, _ = np.linalg.lstsq(self.products, self.moments, rcond=1e-9)
         left = self.freedom - int(rank)
-        return (max(0.0, self.squares - float(self.moments @ effects)), left) if left else (0.0, 0)
+        rest = self.squares - float(self.moments @ effects)
+        # A difference of sums: what is left of equal ones is rounding, and no spread to judge by.
+        return (rest, left) if left and rest > 1e-12 * self.squares else (0.0, left)
 
 
 def _sums(scores: Scores) -> dict[str, _Sums]:

@@ -11,6 +11,7 @@ from fcn.files import atomic_dir, read_json, write_json
 from fcn.nets.fcn import FCN, Head
 from fcn.nets.trunks import CHANNELS, Trunk, build_trunk
 from fcn.options import NET_DEFAULTS
+from fcn.spec import fingerprint
 from fcn.weights import caffemodel
 from fcn.weights.named import load_named, named_tensors, read, save, settle
 
@@ -52,6 +53,7 @@ def convert(name: str, definition: dict[str, Any], data_dir: Path) -> dict[str, 
         "archive": sidecar,
         "missing_layers": missing,
         "unused_layers": unused,
+        "definition": fingerprint(definition),
     }
     _write(data_dir / "backbones" / name, loaded, about)
     return about

@@ -12,7 +12,9 @@ def start_of(run, seed):
     if run.parents:
         return [path for parent in run.parents.values() for path in trained(f"results/{parent}/seed{seed}")]
     if run.backbone:
-        return [f"{DATA}/backbones/{run.backbone}/backbone.json"]
+        path = f"{DATA}/backbones/{run.backbone}/backbone.json"
+        remake_unless(path, definition=fingerprint(SUITE.backbones[run.backbone]))
+        return [path]
     if run.released:
         return [archive_json(SUITE.backbones[run.released]["archive"])]
     return []
