@@ -16,7 +16,7 @@ from fcn.data.stream import AugmentedSet, groups_of_update, image_order, loader
 from fcn.device import autocast, tf32
 from fcn.errors import UserError
 from fcn.evaluate import check_sizes, evaluate, load_set, seen_in_training
-from fcn.files import alone_in, atomic_file, digest, read_json, write_json
+from fcn.files import alone_in, atomic_file, digest, read_json, read_object, write_json
 from fcn.graphs import Graphs, on_stream
 from fcn.inputs import class_weights, count_pixels, net_input
 from fcn.loss import batch_loss
@@ -422,7 +422,7 @@ def trained_by(run: Run, seed: int, results: Path) -> list[dict[str, str]]:
     found = [{key: of[key] for key in ("dataset", "split")} for of in run.training_sets]
     for parent in run.parents.values():
         record = results / parent / f"seed{seed}" / "train.json"
-        found += read_json(record).get("trained_on", []) if record.exists() else []
+        found += read_object(record).get("trained_on", []) if record.exists() else []
     return [part for i, part in enumerate(found) if part not in found[:i]]
 
 

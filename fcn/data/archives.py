@@ -235,6 +235,7 @@ def _present(
     """The sidecar of an archive that is here and right; None if it is to be fetched."""
     if not path.exists():
         return None
+    sidecar: dict[str, Any] = {}
     if _sidecar(path).exists():
         sidecar = read_object(_sidecar(path), "subset", "url", "size", "sha256")
         if sidecar["subset"] and not subsets_allowed:
@@ -256,7 +257,9 @@ def _present(
     if not verified_by:
         difference = verify.difference("the file here", facts, definition)
         raise UserError(f"{path}: {difference}; delete it and run again.")
-    return _record(path, "placed by hand", facts, False, verified_by)
+    same = facts["sha256"] == sidecar.get("sha256")  # of which a digest was learned since
+    url = sidecar["url"] if same else "placed by hand"
+    return _record(path, url, facts, False, verified_by)
 
 
 def _keep(

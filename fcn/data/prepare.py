@@ -74,8 +74,8 @@ def prepare(
             rows, digests, labelled, turned = zip(*done, strict=True)
             if any(turned):
                 notes.append(
-                    f"{sum(turned)} images carry an EXIF orientation, which is not applied: their "
-                    "labels must lie on the pixels as they are stored"
+                    f"the EXIF orientation of {sum(turned)} images is not applied: their labels "
+                    "must lie on the pixels as they are stored"
                 )
             _check_labelled(name, splits, dict(zip(used, labelled, strict=True)), items[used[0]])
             _write_index(folder / "index.csv", rows)
