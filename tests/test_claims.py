@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fcn.bench import coverage
 from fcn.errors import UserError
 from fcn.metrics import scores
 from fcn.report.averages import AVERAGES, METRICS, average, of_confusion
@@ -446,6 +447,46 @@ def test_a_run_that_plainly_varies_more_is_judged_by_its_own_seeds():
     assert found.apart([[runs[3]], [runs[0]]]) == found.own[runs[3]].size
     spread = (found.draws([runs[3]], [0, 1]) - found.draws([runs[0]], [0, 1])).std()
     assert spread > 5 * (found.draws([runs[1]], [0, 1]) - found.draws([runs[0]], [0, 1])).std()
+
+
+def test_a_stage_that_plainly_varies_more_is_judged_by_its_own_seeds():
+    """One that forgets what it began with, beside stages that hardly move."""
+    scores, lineages = staged(4, 4, 3, (1.0, 0.3, 0.1), np.random.default_rng(8))
+    plain = between_seeds(scores, lineages)
+    scores["p0c0"] = {0: 30.0, 1: 38.0, 2: 33.0}
+    found = between_seeds(scores, lineages)
+    assert plain is not None and plain.own == {} and found is not None
+    moves = [score - scores["p0"][seed] for seed, score in scores["p0c0"].items()]
+    assert found.own == {"p0c0": Deviation(pytest.approx(np.std(moves, ddof=1)), 2)}  # type: ignore[arg-type]
+    del scores["p0c0"]
+    del lineages["p0c0"]
+    assert replace(found, own={}) == between_seeds(scores, lineages)
+    assert found.apart([["p0", "p0c0"], ["p0", "p0c1"]]) == found.own["p0c0"].size
+    assert found.apart([["p0", "p0c2"], ["p0", "p0c1"]]) == found.stage.size
+
+
+def test_of_two_stages_of_a_run_nothing_tells_which_varies_more():
+    scores, lineages = staged(4, 2, 3, (1.0, 0.3, 0.1), np.random.default_rng(8))
+    scores["p0c0"] = {0: 30.0, 1: 38.0, 2: 33.0}
+    found = between_seeds(scores, lineages)
+    assert found is not None and found.own == {}
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_simulated_coverage_is_measured(case: int, monkeypatch: pytest.MonkeyPatch):
+    """Fewer suites than of the record: where the estimate supposes the truth, 19 of 20."""
+    monkeypatch.setattr(coverage, "SUITES", 60)
+    chosen = [0, 2, 4, 12][case]  # alike; less varying; the others of one that varies; stages
+    _, world, pair, tested = coverage.cases()[chosen]
+    found = coverage.held(world, pair, 3, tested)
+    assert found["held"] > 88 and found["median_width"] > 0.3
+    assert found == coverage.held(world, pair, 3, tested)
+
+
+def test_the_record_of_coverage_has_every_case():
+    record = json.loads((CONFIG.parent / "reports" / "coverage.json").read_text())
+    cases = list(dict.fromkeys(row["case"] for row in record["rows"]))
+    assert cases == [name for name, *_ in coverage.cases()]
 
 
 def test_rounding_is_no_spread_that_a_run_could_exceed():

@@ -5,12 +5,12 @@ on one test set are taken as sums of normal deviations: what a seed does to ever
 order of the training images), what each training from a classifier or from nothing adds to it, and
 where a run goes on from another's weights, the deviation of those weights, what the seed does to
 all that go on from them, and what each of these adds: a stage of a trained net moves far less than
-a training. What two runs have in common cancels in their difference. A run that starts anew and
-plainly varies more than the others is judged by its own seeds, and the others without it.
+a training. What two runs have in common cancels in their difference. A run that plainly varies more
+than the others of its kind is judged by its own seeds, and the others without it.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
@@ -57,7 +57,8 @@ class Spread:
 
     common: what a seed does to every run; training: what one that starts from a classifier or from
     nothing adds; family: what a seed does to all runs that go on from the same run's weights;
-    stage: what each of these adds. own: in place of ``training``, of runs that vary more.
+    stage: what each of these adds. own: of runs that vary more, in place of ``training`` or, where
+    they go on from another, of ``family`` and ``stage``.
     """
 
     common: Deviation
@@ -92,7 +93,8 @@ class Spread:
         """What adds up behind a run, by its kind and whose it is."""
         terms = {("training", lineage[0]): self.own.get(lineage[0], self.training)}
         for parent, run in pairwise(lineage):
-            terms |= {("family", parent): self.family, ("stage", run): self.stage}
+            usual = {("family", parent): self.family, ("stage", run): self.stage}
+            terms |= {("stage", run): self.own[run]} if run in self.own else usual
         return terms
 
 
@@ -157,31 +159,35 @@ def _within(scores: Scores) -> tuple[float, int, float, int]:
     return whole.squares, whole.freedom, *whole.rest()
 
 
-def _outlying(scores: Scores) -> dict[str, Deviation]:
+def _outlying(families: Iterable[Scores]) -> dict[str, Deviation]:
     """Runs whose scores vary more over the seeds than those of the others, with their deviation.
 
     By the ratio of variances (F test) beside all others, the most outlying first, at ``OUTLYING``
-    for all runs together.
+    for all runs together. A seed moves the runs of one family alike; of a family of two, nothing
+    tells which.
     """
     found: dict[str, Deviation] = {}
-    rest = _sums(scores)
-    while len(rest) > 2:
-        whole = reduce(_Sums.__add__, rest.values())
-        squares, freedom = whole.rest()
+    left = [_sums(family) for family in families]
+    while True:
+        wholes = [reduce(_Sums.__add__, family.values()) for family in left if family]
+        squares = sum(whole.rest()[0] for whole in wholes)
+        freedom = sum(whole.rest()[1] for whole in wholes)
         chances = {}
-        for run, sums in rest.items():
-            others, left = (whole - sums).rest()
-            if left and others and freedom > left:
-                ratio = (squares - others) / (freedom - left) / (others / left)
-                chances[run] = float(stats.f.sf(ratio, freedom - left, left))
+        for family, whole in zip(filter(None, left), wholes, strict=True):
+            here = whole.rest()
+            for run, sums in family.items() if len(family) > 2 else ():
+                without = (whole - sums).rest()
+                own, of_own = here[0] - without[0], here[1] - without[1]
+                # In this order: of others that do not vary at all, 0 and not what rounding leaves.
+                others, of_others = squares - here[0] + without[0], freedom - of_own
+                if others > 0 and of_others and of_own > 0:
+                    ratio = (own / of_own) / (others / of_others)
+                    chances[run] = float(stats.f.sf(ratio, of_own, of_others))
         worst = min(chances, key=lambda run: chances[run], default="")
         if not worst or chances[worst] * len(chances) >= OUTLYING:
-            break
-        found[worst] = Deviation(
-            float(np.sqrt(rest[worst].squares / rest[worst].freedom)), rest[worst].freedom
-        )
-        del rest[worst]
-    return found
+            return found
+        sums = next(family.pop(worst) for family in left if worst in family)
+        found[worst] = Deviation(float(np.sqrt(sums.squares / sums.freedom)), sums.freedom)
 
 
 def between_seeds(
@@ -194,7 +200,7 @@ def between_seeds(
     every run.
     """
     first = {run: scores[run] for run in scores if len(lineages[run]) == 1}
-    own = _outlying(first)
+    own = _outlying([first])
     first = {run: of_seed for run, of_seed in first.items() if run not in own}
     within, of_runs, rest, freedom = _within(first)
     if not of_runs:
@@ -207,7 +213,11 @@ def between_seeds(
         seeds = {seed for of_seed in first.values() if len(of_seed) > 1 for seed in of_seed}
         between = float(np.sqrt(max(0.0, within / of_runs - apart)))
         common = Deviation(between, len(seeds) - 1)
-    staged = _of_stages(scores, lineages)
+    families = _moves(scores, lineages)
+    own |= _outlying(families)
+    staged = _of_stages(
+        [{run: moves for run, moves in f.items() if run not in own} for f in families]
+    )
     if assumed is None:
         return Spread(common, training, *(staged or (Deviation(0.0), training)), own)
     family, stage = staged or (Deviation(0.0, 0), Deviation(0.0, 0))
@@ -220,12 +230,10 @@ def between_seeds(
     )
 
 
-def _of_stages(
-    scores: Scores, lineages: Mapping[str, Sequence[str]]
-) -> tuple[Deviation, Deviation] | None:
-    """The deviations ``family`` and ``stage``; None where no such run has two seeds.
+def _moves(scores: Scores, lineages: Mapping[str, Sequence[str]]) -> list[Scores]:
+    """How far a run's score lies from that of the run which it goes on from, at two seeds or more.
 
-    Of the moves: how far a run's score lies from that of the run which it goes on from.
+    Those that go on from the same run are one family.
     """
     families: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
     for run, lineage in lineages.items():
@@ -234,11 +242,17 @@ def _of_stages(
             moves = {seed: s - before[seed] for seed, s in scores[run].items() if seed in before}
             if len(moves) > 1:
                 families[lineage[-2]][run] = moves
+    return list(families.values())
+
+
+def _of_stages(families: Sequence[Scores]) -> tuple[Deviation, Deviation] | None:
+    """The deviations ``family`` and ``stage`` of moves; None where there are none."""
+    families = [family for family in families if family]
     if not families:
         return None
-    analyses = [_within(family) for family in families.values()]
+    analyses = [_within(family) for family in families]
     # Runs of one family share what the seed did to it: each family counts as one.
-    seeds = [len({seed for moves in f.values() for seed in moves}) - 1 for f in families.values()]
+    seeds = [len({seed for moves in f.values() for seed in moves}) - 1 for f in families]
     whole = sum(n * a[0] / a[1] for n, a in zip(seeds, analyses, strict=True)) / sum(seeds)
     freedom = sum(a[3] for a in analyses)
     if not freedom:  # families of one: nothing tells what is the family's
