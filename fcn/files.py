@@ -26,6 +26,12 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
+def _name(error: OSError, path: Path) -> None:
+    """An error of the system that names no file, as of a full disk, is of ``path``."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
+
+
 def _beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -41,6 +47,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,6 +93,9 @@ def folder_near(path: str | Path) -> Iterator[Path]:
         inner = outer / "new"  # not locked: who writes in it may use `alone_in`
         inner.mkdir()
         yield inner
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         shutil.rmtree(outer, ignore_errors=True)
         _held.discard(handle)

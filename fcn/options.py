@@ -74,7 +74,8 @@ def _googlenet(net: Mapping[str, Any]) -> bool:
     return str(net["architecture"]).startswith("googlenet")
 
 
-def _fully_connected(net: Mapping[str, Any]) -> bool:
+def fully_connected(net: Mapping[str, Any]) -> bool:
+    """Whether a net has fc6 and fc7."""
     return "drop7" in FEATURES.get(net["architecture"], {}) and _own_top(net)
 
 
@@ -90,9 +91,9 @@ NET_NEEDS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
         "several inputs and fusion: late",
         lambda net: len(net["inputs"]) > 1 and net["fusion"] == "late",
     ),
-    "hidden": ("fc6 and fc7 (AlexNet and VGG without a lower top)", _fully_connected),
-    "fc6_kernel": ("fc6 (AlexNet and VGG without a lower top)", _fully_connected),
-    "fc6_dilation": ("fc6 (AlexNet and VGG without a lower top)", _fully_connected),
+    "hidden": ("fc6 and fc7 (AlexNet and VGG without a lower top)", fully_connected),
+    "fc6_kernel": ("fc6 (AlexNet and VGG without a lower top)", fully_connected),
+    "fc6_dilation": ("fc6 (AlexNet and VGG without a lower top)", fully_connected),
     "pool5_stride": (
         "pool5 (AlexNet and VGG without a lower top)",
         lambda net: not _googlenet(net) and (_own_top(net) or net["top"] == "pool5"),

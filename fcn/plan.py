@@ -130,20 +130,46 @@ def server_sets(suite: Suite, run: Run) -> list[str]:
 def is_done(run: Run, seed: int, results: Path) -> bool:
     """Whether a run is trained and scored with the configuration that it has now."""
     folder = run.directory(results, seed)
-    if not all((folder / name).exists() for name in ("train.json", "metrics.json")):
+    if not (folder / "metrics.json").exists() or not _is_trained(run, seed, results):
         return False
-    trained = read_object(folder / "train.json")
+    weights = read_object(folder / "train.json").get("weights_sha256")
     try:
         scored = read_object(folder / "metrics.json")
     except UserError:
         return False  # it is made again
-    weights = scored.get("weights_sha256", trained.get("weights_sha256"))
-    return bool(trained.get("config_hash") == run.hash and trained.get("weights_sha256") == weights)
+    return bool(scored.get("weights_sha256", weights) == weights)
+
+
+def _is_trained(run: Run, seed: int, results: Path) -> bool:
+    path = run.directory(results, seed) / "train.json"
+    return path.exists() and read_object(path).get("config_hash") == run.hash
 
 
 def unfinished(runs: Iterable[Run], results: Path) -> list[tuple[Run, int]]:
-    """Every run and seed that is still to be trained or scored."""
-    return [(run, seed) for run in runs for seed in run.seeds if not is_done(run, seed, results)]
+    """Every run and seed that is still to be trained or scored.
+
+    Also the seeds of which only a run that starts from another, itself among ``runs``, has need.
+    """
+    known = {run.id: run for run in runs}
+    left = {
+        (run.id, seed): None
+        for run in known.values()
+        for seed in run.seeds
+        if not is_done(run, seed, results)
+    }
+    steps = list(left)
+    while steps:
+        name, seed = steps.pop()
+        if _is_trained(known[name], seed, results):
+            continue
+        for parent in known[name].parents.values():
+            before = (parent, seed)
+            if before in left or parent not in known:
+                continue
+            if not _is_trained(known[parent], seed, results):
+                left[before] = None
+                steps.append(before)
+    return [(known[name], seed) for name, seed in left]
 
 
 def archives_needed(

@@ -17,6 +17,7 @@ from fcn.options import (
     RUN_OPTIONS,
     check_inference,
     check_net,
+    fully_connected,
 )
 from fcn.schema import CONFIG, check, protocol, read_yaml, suite_schema, unknown
 from fcn.spec import Row, Run, Suite, contents_hash, fingerprint, only, with_bases
@@ -425,6 +426,7 @@ class _Resolver:
             if name not in self.entries:
                 raise UserError(f"{where}.weights.run: {unknown('run', name, self.entries)}")
             parent = self.run(name)
+            self.same_layers(net, parent.config["net"], name, where)
             hashes[part] = parent.hash
             known = {"image": parent.config["input"], **parent.config.get("inputs", {})}
             conventions.update(known if part == "run" else {part: known[part]})
@@ -434,6 +436,19 @@ class _Resolver:
         if "run" in parents:
             return {"run": parents["run"], "hash": hashes["run"]}, inputs
         return {"runs": parents, "hashes": hashes}, inputs
+
+    @staticmethod
+    def same_layers(
+        net: Mapping[str, Any], before: Mapping[str, Any], parent: str, where: str
+    ) -> None:
+        """UserError where the weights of a run cannot be those of a net that starts from it."""
+        options = ("architecture", "width", "hidden", "fc6_kernel")
+        for option in options if fully_connected(net) and fully_connected(before) else options[:2]:
+            one, other = net[option], before[option]
+            if one != other and None not in (one, other):  # unsaid, it is the classifier's own
+                raise UserError(
+                    f"{where}.net.{option}: {one}, but the weights of {parent} are for {other}."
+                )
 
     def no_circle(self, key: str, parent: str, where: str) -> None:
         """UserError where ``parent`` starts, by whatever way, from ``key``."""

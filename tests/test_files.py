@@ -117,6 +117,39 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["old"]
 
 
+ROOT = Path(__file__).resolve().parents[1]
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+from fcn.__main__ import main
+from fcn.files import atomic_dir, write_text
+import fcn.__main__ as entry
+def fill(_):
+    if sys.argv[1] == "file":
+        write_text("big.txt", "x" * 5000)
+    with atomic_dir("big") as folder:
+        (folder / "part").write_text("x" * 5000)
+entry._STAGES["plan"] = fill
+sys.exit(main(["plan"]))
+"""
+
+
+@pytest.mark.parametrize(("kind", "name"), [("file", "big.txt"), ("folder", "big")])
+def test_what_cannot_be_written_whole_is_named(kind, name, tmp_path):
+    """As on a full disk: the system's error for a write names no file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, kind],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, f"error: {name}: File too large\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_there_comes_back_when_the_new_cannot_take_its_place(tmp_path, monkeypatch):
     target = tmp_path / "a"
     with atomic_dir(target) as folder:

@@ -157,6 +157,23 @@ def test_a_changed_configuration_is_not_finished(suite, tmp_path):
     assert plan.unfinished([first], results) == [(first, 1)]
 
 
+def test_seeds_of_a_run_that_only_others_start_from(suite, tmp_path):
+    """They are trained, and so counted, until what starts from them is itself trained."""
+    results = tmp_path / "results"
+    first, second = suite.runs["voc2012/first"], replace(suite.runs["voc2012/second"], seeds=(0, 7))
+    for run, seed in ((first, 0), (first, 1), (second, 0)):
+        finish(suite, results, run.id, seed)
+    assert plan.unfinished([first, second], results) == [(second, 7), (first, 7)]
+    assert plan.unfinished([second], results) == [(second, 7)]
+    path = first.directory(results, 7) / "train.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"config_hash": first.hash}))  # not scored, which nothing asks for
+    assert plan.unfinished([first, second], results) == [(second, 7)]
+    path.write_text(json.dumps({"config_hash": "0123456789ab"}))
+    finish(suite, results, second.id, 7)
+    assert plan.unfinished([first, second], results) == []
+
+
 def test_a_truncated_score_is_not_finished(suite, tmp_path):
     """It is made again, so it must not stop the whole suite."""
     results = tmp_path / "results"

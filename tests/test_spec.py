@@ -1144,3 +1144,28 @@ def test_a_split_cannot_be_written_outside_of_its_folder(write_suite, name):
     change = {"datasets": {"own": {**own, "splits": {"train": "train.txt", name: "val.txt"}}}}
     with pytest.raises(UserError, match="the name of a split; take letters, digits"):
         load_suite(str(write_suite(change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"architecture": "googlenet", "skips": []}, "architecture: googlenet, but the weights of"),
+        ({"width": 0.04}, "width: 0.04, but the weights of tiny/run are for 0.02"),
+        ({"hidden": 16}, "hidden: 16, but the weights of tiny/run are for 8"),
+        ({"fc6_kernel": 3}, "fc6_kernel: 3, but the weights of tiny/run are for 1"),
+    ],
+)
+def test_a_run_that_starts_from_a_net_of_other_layers(write_suite, change, expected):
+    child = {"base": "tiny/run", "weights": {"run": "tiny/run"}, "net": change}
+    said = sentence(write_suite({"runs": {"tiny/child": child}}))
+    assert f"runs.tiny/child.net.{expected}" in said
+
+
+def test_a_truncated_net_may_go_on_from_one_with_other_fully_connected_layers(write_suite):
+    other = {**tiny_suite()["nets"]["slim"], "hidden": 16, "skips": []}
+    child = {"base": "tiny/run", "weights": {"run": "tiny/run"}}
+    change = {"nets": {"other": other}, "runs": {"tiny/child": {**child, "net": "other"}}}
+    assert "net.hidden: 16, but the weights of tiny/run" in sentence(write_suite(change))
+    change["runs"]["tiny/child"]["net"] = {"base": "other", "top": "pool4"}
+    suite = load_suite(str(write_suite(change)))
+    assert suite.run("child").config["net"]["top"] == "pool4"

@@ -43,7 +43,7 @@ from fcn.train import (
 )
 from fcn.weights.backbone import initialise
 from fcn.weights.caffemodel import Layer
-from fcn.weights.named import named_tensors, read
+from fcn.weights.named import named_tensors, read, save
 from tests.caffemodel_writer import write
 from tests.conftest import tiny_suite
 
@@ -678,15 +678,15 @@ def test_from_a_parent_of_another_configuration(write_suite, data_dir, tmp_path)
         start(new.run("child"), data_dir, tmp_path)
 
 
-def test_from_a_parent_of_another_net(write_suite, data_dir, tmp_path):
-    child = {
-        "base": "tiny/run",
-        "weights": {"run": "tiny/run"},
-        "net": {"architecture": "googlenet", "skips": [], "fc6_kernel": None},
-    }
+def test_from_a_parent_whose_file_lacks_a_layer(write_suite, data_dir, tmp_path):
+    child = {"base": "tiny/run", "weights": {"run": "tiny/run"}}
     suite = load_suite(str(write_suite({"runs": {"tiny/child": child}})))
     start(suite.run("run"), data_dir, tmp_path)
-    with pytest.raises(UserError, match=r"seed0/model\.safetensors: lacks conv1/7x7_s2\.weight"):
+    path = suite.run("run").directory(tmp_path, 0) / "model.safetensors"
+    tensors, about = read(path)
+    del tensors["conv1_1.weight"]
+    save(path, tensors, about)
+    with pytest.raises(UserError, match=r"seed0/model\.safetensors: lacks conv1_1\.weight"):
         start(suite.run("child"), data_dir, tmp_path)
 
 
