@@ -114,6 +114,8 @@ def load_suite(
         own = definition.get("net", {})
         net = {**own, "architecture": definition.get("architecture", "")}
         check_net(own, net, f"{place('backbones', name)}.net")
+    if suite.classifier and (name := suite.classifier["net"]) not in suite.nets:
+        raise UserError(f"{path}: classifier.net: {unknown('net', name, suite.nets)}")
     for bound in suite.bounds:
         resolver.dataset(bound["dataset"], f"{path}: bounds")
         resolver.split(bound["dataset"], bound["split"], f"{path}: bounds")

@@ -1169,3 +1169,11 @@ def test_a_truncated_net_may_go_on_from_one_with_other_fully_connected_layers(wr
     change["runs"]["tiny/child"]["net"] = {"base": "other", "top": "pool4"}
     suite = load_suite(str(write_suite(change)))
     assert suite.run("child").config["net"]["top"] == "pool4"
+
+
+def test_a_classifier_of_an_unknown_net(write_suite):
+    change = {"classifier": {"net": "slmi", "crop": 131, "image": 419}}
+    said = sentence(write_suite(change))
+    assert said.endswith("tiny.yaml: classifier.net: no net 'slmi'; did you mean slim?")
+    change["classifier"]["net"] = "slim"
+    assert load_suite(str(write_suite(change))).classifier == change["classifier"]
