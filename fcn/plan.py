@@ -5,6 +5,7 @@ import queue
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -275,7 +276,17 @@ def plan(suite: Suite, results: Path, data_dir: Path) -> str:
             f"{run.id:40s} {len(run.seeds)} seed(s) {time:>7s} h {mark:8s} from {start}; "
             f"tables: {', '.join(dict.fromkeys(row.table for row in run.rows)) or 'other runs'}"
         )
-    lines += ["", f"To do: {cost(suite, results, data_dir)}"]
+    for bound in suite.bounds:
+        labels = f" from {bound['labels']}" if "labels" in bound else ""
+        lines.append(f"{bound['dataset'] + '/bounds':40s} upper bounds on {bound['split']}{labels}")
+    if suite.classifier:
+        lines.append(f"{'classifier':40s} times of {suite.classifier['net']}, of section 3.1")
+    lines.append("")
+    if suite.runs:
+        lines.append(
+            "Targets: results/DATASET/RUN/seedN/metrics.json, and the names of the tables."
+        )
+    lines.append(f"To do: {cost(suite, results, data_dir)}")
     archives = archives_needed(suite)
     if archives:
         lines += [f"Archives: {', '.join(archives)}"]
@@ -301,6 +312,8 @@ def preflight(
         subsets: whether the mirror is declared to hold subsets; what came before from it undeclared
             is then a problem.
     """
+    if problem := device_problem(device):
+        raise UserError(f"{problem}.")
     runs, bounds = wanted(suite, targets)
     left = unfinished(runs, results)
     asked = archives_needed(suite, runs, bounds)
@@ -341,8 +354,11 @@ def device_problem(device: str) -> str:
 
 
 def _device_problems(suite: Suite, device: str, needed: bool) -> list[str]:
-    if problem := device_problem(device):
-        return [problem]
+    if device.startswith("cuda") and needed and not gpu_count():
+        print(
+            f"note: no NVIDIA GPU is visible here; with device={device} each job must find one",
+            file=sys.stderr,
+        )
     if device == "auto" and suite.gpu and needed and not gpu_count():
         return [
             "no NVIDIA GPU is visible (device=cuda where the jobs find one, as on a cluster; "

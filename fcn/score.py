@@ -46,9 +46,10 @@ def score_folders(truth: Path, pred: Path, classes: int, void: int = VOID) -> di
     truths, predictions = _label_files(truth, "--truth"), _label_files(pred, "--pred")
     missing = [name for name in truths if name not in predictions]
     if missing:
-        n = len(missing)
-        lacking = "a prediction is" if n == 1 else f"{n} predictions are"
-        raise UserError(f"{pred / missing[0]}.png: no such file; {lacking} missing.")
+        shown = ", ".join(f"{name}.png" for name in missing[:5]) + (", .." if missing[5:] else "")
+        raise UserError(
+            f"{pred}: {len(missing)} of {len(truths)} predictions are missing: {shown}."
+        )
     extra = [name for name in predictions if name not in truths]
     if extra:
         shown = ", ".join(extra[:5]) + (", .." if len(extra) > 5 else "")

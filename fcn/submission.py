@@ -6,6 +6,7 @@ import re
 import sys
 import tarfile
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -209,7 +210,7 @@ def check_archive(path: Path, dataset: SegmentationSet, year: int) -> dict[str, 
                         faults.append(f"{place.stem}.png {fault}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise UserError(
             f"{path}: not a whole .tgz archive ({error}); make it with `submission`, or with "
             "`tar czf` from the folder that holds results/."

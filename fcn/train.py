@@ -456,6 +456,7 @@ def _begin(
 def _numbers(training: Training) -> dict[str, Any]:
     """What a training that has ended took and came to."""
     images = training.updates * training.batch
+    seen = [row["mean_iu"] for row in training.validation if row["mean_iu"] is not None]
     return {
         "updates": training.updates,
         "images": images,
@@ -464,6 +465,7 @@ def _numbers(training: Training) -> dict[str, Any]:
         "images_per_second": round(images / max(training.seconds, 1e-9), 3),
         "loss": training.rows[-1]["loss"],
         "train_images": len(training.dataset),
+        **({"best_mean_iu": max(seen)} if seen else {}),  # a fraction; nothing is chosen by it
     }
 
 

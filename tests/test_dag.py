@@ -337,6 +337,20 @@ def test_a_bad_suite_is_one_sentence(finished: Checkout) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("tabel2", "no target 'tabel2'; did you mean table2"),
+        ("results/scenes/a23s/seed0/train.json", "no run 'scenes/a23s'; did you mean scenes/a32s"),
+    ],
+)
+def test_a_mistyped_target_is_answered_as_by_preflight(
+    finished: Checkout, target: str, told: str
+) -> None:
+    done = finished.snakemake("-n", target)
+    assert done.returncode != 0 and told in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
     ("given", "told"),
     [
         ("suit=tiny.yaml", "there is no key 'suit' here (did you mean suite?)"),

@@ -1,6 +1,7 @@
 """Whether a suite can start here, what is missing, what it costs."""
 
 import json
+import re
 import shutil
 import socket
 import threading
@@ -155,6 +156,15 @@ def test_a_changed_configuration_is_not_finished(suite, tmp_path):
     finish(suite, results, "voc2012/first", 1, config_hash="0123456789ab")
     first = suite.runs["voc2012/first"]
     assert plan.unfinished([first], results) == [(first, 1)]
+
+
+def test_what_is_no_run_is_in_the_plan(tmp_path):
+    said = plan.plan(load_suite("paper"), tmp_path, tmp_path)
+    assert re.search(r"^voc2011/bounds +upper bounds on seg11valid$", said, re.M)
+    assert re.search(r"^classifier +times of voc-fcn-alexnet, of section 3.1$", said, re.M)
+    assert "Targets: results/DATASET/RUN/seedN/metrics.json" in said
+    said = plan.plan(load_suite("bounds"), tmp_path, tmp_path)
+    assert "on seg11valid from data/seg11valid-labels.tar\n" in said and "Targets" not in said
 
 
 def test_seeds_of_a_run_that_only_others_start_from(suite, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fcn.arguments import parser
+from fcn.plan import cost
 from fcn.schema import CONFIG, ROOT
 from fcn.suites import load_suite
 
@@ -26,6 +27,21 @@ def test_the_records_have_the_verdicts_that_are_told():
         parts = re.sub(r" \([^)]*\)", "", line[1]).split(", ")
         verdicts = [part for part in parts if not part.endswith(("by test", "not run"))]
         assert told.strip() == ", ".join(verdicts)
+
+
+def test_the_cost_of_the_paper_is_the_planners(tmp_path):
+    hours, texts = {}, README + (ROOT / "docs" / "speed.md").read_text()
+    for precision in ("bf16", "tf32", "fp32"):
+        said = cost(load_suite("paper", precision=precision), tmp_path, tmp_path)
+        trainings, hours[precision] = re.search(
+            r"^(\d+) trainings .* about ([\d.]+) h", said
+        ).groups()  # type: ignore[union-attr]
+    told = {precision: f"{float(text):.0f}" for precision, text in hours.items()}
+    assert f"`paper` has {trainings} trainings in float32." in texts
+    assert f"take about {told['fp32']} hours, {told['tf32']}\nwith" in texts
+    assert f"and {told['bf16']} with `precision=bf16`" in texts
+    everywhere = "{bf16} hours in bf16, {tf32} in TF32, {fp32} in fp32".format(**told)
+    assert f"{everywhere} ({trainings} trainings)" in texts
 
 
 def test_the_first_block_is_the_two_commands():

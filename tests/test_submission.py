@@ -217,6 +217,18 @@ def test_links_are_refused(tmp_path, listed):
         check_archive(path, listed, 2012)
 
 
+def test_a_damaged_byte_is_a_sentence_or_does_no_harm(tmp_path, listed):
+    path = tgz(tmp_path / "a.tgz", good_files())
+    whole, refused = path.read_bytes(), 0
+    for offset in range(0, len(whole), 7):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :])
+        try:
+            check_archive(path, listed, 2012)
+        except UserError:
+            refused += 1
+    assert refused > len(whole) // 14
+
+
 def test_no_archive(tmp_path, listed):
     whole = tgz(tmp_path / "a.tgz", good_files()).read_bytes()
     (tmp_path / "cut.tgz").write_bytes(whole[: len(whole) // 2])

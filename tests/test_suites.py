@@ -82,6 +82,11 @@ def test_the_tables_without_runs_have_their_source():
 def test_runs_fill_rows_that_are_ours(name):
     controls = {("pami_table2", "FCN-accum, rate on the mean")}  # of what no edition prints
     controls |= {("pami_table2", "FCN-online, tenfold rate")}
+    # Stages before the printed ones, and the released nets before the printed one.
+    nets = ("two-head", "semantic alone", "geometric alone")
+    controls |= {("two_head", f"{net}, FCN-32s") for net in nets}
+    controls |= {("two_head", "two-head, FCN-32s, accumulated")}
+    controls |= {("pami_table6", f"FCN-{stride} (two-head)") for stride in ("32s", "16s")}
     for (table, row), runs in FILLED[name].items():
         assert row in rows_of_runs(table) or (table, row) in controls, (
             f"{runs[0].id}: {table} has no such row of ours: {row}"

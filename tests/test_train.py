@@ -110,7 +110,9 @@ def test_what_it_writes(make_run, data_dir, tmp_path):
     assert [(r["update"], r["images"]) for r in log] == [("20", "40"), ("22", "44")]
     assert [float(r["learning_rate"]) for r in log] == [1e-4, 1e-4]
     assert float(log[-1]["loss"]) == result["loss"]
-    assert [r["images"] for r in rows(place / "validation.csv")] == ["20", "40", "44"]
+    seen = rows(place / "validation.csv")
+    assert [r["images"] for r in seen] == ["20", "40", "44"]
+    assert result["best_mean_iu"] == max(float(r["mean_iu"]) for r in seen)
     tensors, about = read(place / "model.safetensors")
     assert about["config_hash"] == run.hash and about["net"] == run.config["net"]
     assert about["classes"]["semantic"][0] == "background"

@@ -393,7 +393,9 @@ def banners(suite: "Suite", results: Results) -> list[str]:
             }
         )
         named = f" ({', '.join(archives)})" if archives else ""
-        some = "The run" if len(results.runs) == 1 else f"{len(subset)} of {len(results.runs)} runs"
+        scored = sum(bool(result.counted) for result in results.runs.values())
+        some = "The run" if scored == 1 else f"{len(subset)} of {scored} runs with results"
+        some = f"All {scored} runs with results" if 1 < len(subset) == scored else some
         texts.append(
             f"{some} used an incomplete archive, image set or weights file{named}: marked “subset”."
         )

@@ -47,7 +47,7 @@ def _read(path: Path, results: Path, needs: dict[str, type]) -> tuple[dict[str, 
     except (UserError, OSError) as error:
         return {}, str(error).replace(str(path), name)
     if not isinstance(value, dict):
-        return {}, f"{name}: not a JSON object."
+        return {}, f"{name}: not a JSON object; delete it and run the stage that writes it again."
     for key, kind in needs.items():
         if not isinstance(value.get(key), kind):
             return {}, f"{name}: {key} is missing or not a {kind.__name__}."

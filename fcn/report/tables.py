@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fcn.files import lookup
 from fcn.report.paper import Column, Paper, PaperNumber, Read, Row, Table
@@ -410,13 +410,25 @@ def feeding(results: Results, table: str) -> dict[str, list[RunResult]]:
     return rows
 
 
+def _filled(column: Column, table: Table, rows: dict[str, list[RunResult]]) -> bool:
+    """Whether a row's source or a run has a value for a column."""
+    runs = (result for of_row in rows.values() for result in of_row)
+    return any(column.key in row.sources for row in table.rows) or any(
+        result.values(column.origin, column.average) for result in runs
+    )
+
+
 def build_table(
     table: Table, paper: Paper, results: Results, rows: dict[str, list[RunResult]]
 ) -> tuple[TableView, list[Record]]:
     """Join a table of the paper with the runs that feed its rows; a row it lacks is added.
 
-    Of an ablation, rows without a run and without a printed number are only named below it.
+    Of an ablation, rows without a run and without a printed number are only named below it. A
+    column that no paper prints and no run fills is left out.
     """
+    table = replace(
+        table, columns=tuple(c for c in table.columns if c.paper or _filled(c, table, rows))
+    )
     builder = _Builder(table, paper, results)
     idle = [
         row
@@ -525,8 +537,8 @@ def bounds_view(table: Table, paper: Paper, results: Results) -> TableView:
             group.lines.append(Line("ours", "ours", empty, None, status, targets))
         elif column.compare:
             verdicts.append(
-                f"On {where}, {len(fitting) or 'no'} of {len(group.lines)} methods agree"
-                f"{'s' if len(fitting) == 1 else ''} with every printed number"
+                f"On {where}, {len(fitting) or 'none'} of {len(group.lines)} methods agree"
+                f"{'' if len(fitting) > 1 else 's'} with every printed number"
                 + (f": {', '.join(fitting)}." if fitting else ".")
             )
             group.lines.sort(key=lambda line: distances[line.label])

@@ -6,12 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 
+from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
 from fcn.files import at_home, read_object
-from fcn.plan import SERVER_SETS, device_problem, gpu_count, preflight, server_sets, unfilled
+from fcn.plan import SERVER_SETS, check_targets, device_problem, gpu_count, preflight, server_sets, unfilled
 from fcn.schema import CONFIG, check, read_yaml, unknown
 from fcn.spec import fingerprint, source_hash
 from fcn.suites import load_suite
@@ -20,7 +21,8 @@ config.setdefault("partial", False)
 for key, value in config.items():
     config[key] = "" if value is None else value  # --config seeds=
 try:
-    check(config, read_yaml(CONFIG / "schemas" / "config.yaml"), Path("--config"))
+    given = {key: value for key, value in config.items() if key != "partial"}  # that is the Snakefile's own
+    check(given, read_yaml(CONFIG / "schemas" / "config.yaml"), Path("--config"))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -43,6 +45,13 @@ def only_looking(words):
     return any(word.split("=")[0] in ONLY_LOOKING or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", word) for word in words)
 
 
+def targets_of(argv):
+    """What a command asks for: `workflow` does not say so as early as here. Of another program nothing."""
+    if Path(argv[0]).parts[-1:] != ("snakemake",) and Path(argv[0]).parts[-2:] != ("snakemake", "__main__.py"):
+        return []
+    return get_argument_parser().parse_args(argv[1:]).targets
+
+
 try:
     if problem := device_problem(config["device"]):
         raise UserError(problem)
@@ -50,6 +59,7 @@ try:
     if Path(DATA).exists() and not Path(DATA).is_dir():
         raise UserError(f"data_dir={DATA}: a file; name a folder.")
     SUITE = load_suite(config["suite"], config["seeds"], config["precision"])
+    check_targets(SUITE, targets_of(sys.argv))
     if not config["partial"] and not only_looking(sys.argv[1:]):
         preflight(
             SUITE, config["device"], config["mirror"], Path(DATA), targets=sys.argv[1:],
