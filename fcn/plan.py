@@ -236,12 +236,12 @@ def cost(suite: Suite, results: Path, data_dir: Path) -> str:
     trained = sum(run.config["recipe"] is not None for run, _ in left)
     text = _count(trained, "training")
     if again := len(left) - trained:
-        text += f" and {again} more to score"
-    text += f" of {_count(len(suite.runs), 'run')}"
+        text += f" and {again} more to score,"
+    text += f" for {_count(len(suite.runs), 'run')}"
     guessed = len(left) - measured - without
     if measured or guessed:
         time = f"{total:.1f} hours" if total >= 1 else f"{60 * total:.0f} minutes"
-        text += f": about {time} on {device}"
+        text += f": about {time} of training on {device}"
     if guessed:
         recipes = [run.config["recipe"] for run, _ in left]
         kinds = {recipe["precision"] for recipe in recipes if recipe} or {"fp32"}

@@ -100,7 +100,7 @@ def test_the_paper_without_a_gpu_is_told_what_is_missing_what_it_costs_and_the_d
     said = refused(paper, "auto", None, tmp_path / "data")
     assert "no NVIDIA GPU is visible" in said and "make demo" in said
     assert plan.cost(paper, tmp_path / "results", tmp_path / "data") in said
-    assert "hours on one GPU" in said and "GB in" in said
+    assert "hours of training on one GPU" in said and "GB in" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -374,14 +374,14 @@ def test_the_cost_is_the_sum_of_what_is_left(suite, tmp_path):
     gigabytes = sum(suite.archives[name]["size"] for name in (VOC, VGG, GOOGLENET)) / 1e9
     said = plan.cost(suite, results, data)
     assert said.startswith(
-        f"6 trainings of 3 runs: about {2 * sum(each.values()):.1f} hours on one"
+        f"6 trainings for 3 runs: about {2 * sum(each.values()):.1f} hours of training on one"
     )
     assert f"; {gigabytes:.1f} GB in 3 archives to download." in said
     # One seed of one run was measured: it is done, and its other seed takes as long.
     finish(suite, results, "voc2012/first", 1, seconds=7.25 * 3600)
     total = 7.25 + 2 * (each["voc2012/second"] + each["voc2012/other"])
     said = plan.cost(suite, results, data)
-    assert said.startswith(f"5 trainings of 3 runs: about {total:.1f} hours")
+    assert said.startswith(f"5 trainings for 3 runs: about {total:.1f} hours")
     assert "1 from what was measured" in said
     line = next(ln for ln in plan.plan(suite, results, data).splitlines() if "voc2012/first " in ln)
     assert "14.50 h measured" in line
@@ -400,7 +400,7 @@ def test_hours_measured_on_a_gpu_are_none_of_a_cpu(suite, tmp_path):
 
 
 def test_a_suite_for_the_cpu_is_not_estimated_as_a_gpus(suite, tmp_path):
-    assert "hours on two CPU cores (estimated at 0.1 TFLOP/s)" in plan.cost(
+    assert "hours of training on two CPU cores (estimated at 0.1 TFLOP/s)" in plan.cost(
         no_gpu_suite(suite), tmp_path, tmp_path
     )
 
