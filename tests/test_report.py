@@ -734,6 +734,28 @@ def test_holes_have_their_reason(tmp_path: Path):
     assert by_run["voc2011/mixed"]["seeds"] == "1"
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "train.json", "timing.json"])
+@pytest.mark.parametrize("bad", [None, "x", -1, [], {}])
+def test_any_value_of_another_form_leaves_the_report_standing(
+    tmp_path: Path, name: str, bad: object
+):
+    """Each key of a record in turn, those of its provenance too, in a run of its own."""
+    model = write_result(tmp_path, make_run("voc2011/model", ()), 0, (0.9, 0.7, 0.6, 0.8))
+    record = json.loads((model / name).read_text())
+    record |= {"notes": ["a"], "random_layers": ["b"], "trained_on": []}
+    places = [(key,) for key in record]
+    places += [("provenance", key) for key in record.get("provenance", {})]
+    runs = [make_run(f"voc2011/r{i}", (("table2", "FCN-32s"),)) for i in range(len(places))]
+    for place, run in zip(places, runs, strict=True):
+        folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+        changed = json.loads(json.dumps(record)) | {"config_hash": run.hash}
+        into = changed if len(place) == 1 else changed["provenance"]
+        into[place[-1]] = bad
+        write(folder / name, changed)
+    page, _, _ = render(make_suite(*runs), tmp_path)
+    assert all(page.status("table2", run.id) for run in runs)
+
+
 @pytest.mark.parametrize("name", ["loss.csv", "validation.csv", "train.json", "timing.json"])
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[1, 2]", b"update,images\n1"])
 def test_any_broken_file_leaves_the_report_standing(tmp_path: Path, name: str, content: bytes):

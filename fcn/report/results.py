@@ -51,6 +51,9 @@ def _read(path: Path, results: Path, needs: dict[str, type]) -> tuple[dict[str, 
     for key, kind in needs.items():
         if not isinstance(value.get(key), kind):
             return {}, f"{name}: {key} is missing or not a {kind.__name__}."
+    for key in ("notes", "random_layers"):
+        if not isinstance(value.get(key), list | None):
+            return {}, f"{name}: {key} is not a list."
     for key, kind in (("code", dict), ("device", dict), ("packages", dict), ("archives", list)):
         part = lookup(value, ("provenance", key))
         entries = part if isinstance(part, list) else []
