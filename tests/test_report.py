@@ -743,7 +743,7 @@ def test_any_value_of_another_form_leaves_the_report_standing(
     model = write_result(tmp_path, make_run("voc2011/model", ()), 0, (0.9, 0.7, 0.6, 0.8))
     record = json.loads((model / name).read_text())
     record |= {"notes": ["a"], "random_layers": ["b"], "trained_on": []}
-    places = [(key,) for key in record]
+    places: list[tuple[str, ...]] = [(key,) for key in record]
     places += [("provenance", key) for key in record.get("provenance", {})]
     runs = [make_run(f"voc2011/r{i}", (("table2", "FCN-32s"),)) for i in range(len(places))]
     for place, run in zip(places, runs, strict=True):
