@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fcn.plan import check_targets
+from fcn.suites import load_suite
+
 ROOT = Path(__file__).resolve().parents[1]
 
 SUITE = """
@@ -348,6 +351,13 @@ def test_a_mistyped_target_is_answered_as_by_preflight(
 ) -> None:
     done = finished.snakemake("-n", target)
     assert done.returncode != 0 and told in done.stderr + done.stdout
+
+
+def test_no_target_is_taken_for_a_mistyped_one(finished: Checkout) -> None:
+    done = finished.snakemake("--list-target-rules")
+    names = [line for line in done.stdout.splitlines() if re.fullmatch(r"\w+", line)]
+    assert {"all", "report", "table1", "classifier", "released"} <= set(names)
+    check_targets(load_suite("paper"), names)
 
 
 @pytest.mark.parametrize(

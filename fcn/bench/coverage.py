@@ -16,8 +16,8 @@ import numpy as np
 from fcn.files import write_json
 from fcn.progress import say
 from fcn.provenance import code_version
-from fcn.report import spread
 from fcn.report.bootstrap import LEVEL, interval
+from fcn.report.spread import OUTLYING, between_seeds
 
 RUNS = 20  # of a suite in which all start anew
 FAMILIES, CHILDREN = 4, 4  # of one with stages: runs that others go on from, and these
@@ -72,26 +72,19 @@ def held(world: World, pair: tuple[str, str], seeds: int, tested: bool = True) -
     """
     random = np.random.default_rng(seeds)
     inside, widths = 0, []
-    kept, spread.OUTLYING = spread.OUTLYING, spread.OUTLYING if tested else 0.0
-    try:
-        for number in range(SUITES):
-            scores, lineages = world(random, seeds)
-            # A draw is a function of the runs' names: no two suites may have one in common.
-            named = {f"{number}{run}": dict(enumerate(of.tolist())) for run, of in scores.items()}
-            behind = {
-                f"{number}{run}": [f"{number}{r}" for r in of] for run, of in lineages.items()
-            }
-            found = spread.between_seeds(named, behind)
-            assert found is not None
-            one, other = (
-                scores[run].mean() + found.draws(behind[f"{number}{run}"], range(seeds))
-                for run in pair
-            )
-            low, high = interval(one - other)
-            inside += low <= 0 <= high
-            widths.append(high - low)
-    finally:
-        spread.OUTLYING = kept
+    for number in range(SUITES):
+        scores, lineages = world(random, seeds)
+        # A draw is a function of the runs' names: no two suites may have one in common.
+        named = {f"{number}{run}": dict(enumerate(of.tolist())) for run, of in scores.items()}
+        behind = {f"{number}{run}": [f"{number}{r}" for r in of] for run, of in lineages.items()}
+        found = between_seeds(named, behind, outlying=OUTLYING if tested else 0.0)
+        assert found is not None
+        one, other = (
+            scores[run].mean() + found.draws(behind[f"{number}{run}"], range(seeds)) for run in pair
+        )
+        low, high = interval(one - other)
+        inside += low <= 0 <= high
+        widths.append(high - low)
     return {"held": 100 * inside / SUITES, "median_width": float(np.median(widths))}
 
 

@@ -159,10 +159,10 @@ def _within(scores: Scores) -> tuple[float, int, float, int]:
     return whole.squares, whole.freedom, *whole.rest()
 
 
-def _outlying(families: Iterable[Scores]) -> dict[str, Deviation]:
+def _outlying(families: Iterable[Scores], chance: float) -> dict[str, Deviation]:
     """Runs whose scores vary more over the seeds than those of the others, with their deviation.
 
-    By the ratio of variances (F test) beside all others, the most outlying first, at ``OUTLYING``
+    By the ratio of variances (F test) beside all others, the most outlying first, at ``chance``
     for all runs together. A seed moves the runs of one family alike; of a family of two, nothing
     tells which.
     """
@@ -184,23 +184,27 @@ def _outlying(families: Iterable[Scores]) -> dict[str, Deviation]:
                     ratio = (own / of_own) / (others / of_others)
                     chances[run] = float(stats.f.sf(ratio, of_own, of_others))
         worst = min(chances, key=lambda run: chances[run], default="")
-        if not worst or chances[worst] * len(chances) >= OUTLYING:
+        if not worst or chances[worst] * len(chances) >= chance:
             return found
         sums = next(family.pop(worst) for family in left if worst in family)
         found[worst] = Deviation(float(np.sqrt(sums.squares / sums.freedom)), sums.freedom)
 
 
 def between_seeds(
-    scores: Scores, lineages: Mapping[str, Sequence[str]], assumed: Spread | None = None
+    scores: Scores,
+    lineages: Mapping[str, Sequence[str]],
+    assumed: Spread | None = None,
+    outlying: float = OUTLYING,
 ) -> Spread | None:
     """The spread of ``scores``; where no run that starts anew has two seeds, what is assumed.
 
     ``lineages``: of each run, the trainings behind it that have scores, itself the last.
     ``assumed``: counts beside the scores for as much as it is known, but for what a seed does to
     every run.
+    ``outlying``: chance that any run is taken for one that varies more where none does (0: never).
     """
     first = {run: scores[run] for run in scores if len(lineages[run]) == 1}
-    own = _outlying([first])
+    own = _outlying([first], outlying)
     first = {run: of_seed for run, of_seed in first.items() if run not in own}
     within, of_runs, rest, freedom = _within(first)
     if not of_runs:
@@ -214,7 +218,7 @@ def between_seeds(
         between = float(np.sqrt(max(0.0, within / of_runs - apart)))
         common = Deviation(between, len(seeds) - 1)
     families = _moves(scores, lineages)
-    own |= _outlying(families)
+    own |= _outlying(families, outlying)
     staged = _of_stages(
         [{run: moves for run, moves in f.items() if run not in own} for f in families]
     )
