@@ -38,8 +38,9 @@ elif calls[:2] == ["env", "create"]:
     venv.create(place, symlinks=True)
     packages = next(place.glob("lib/python*/site-packages"))
     (packages / "outer.pth").write_text({site!r} + chr(10))
-    (packages / "sitecustomize.py").write_text(
-        "import sys" + chr(10) + "print(sys.prefix, file=open({used!r}, 'a'))" + chr(10)
+    # Not sitecustomize.py: Debian's Python has one of its own, which is found first.
+    (packages / "used.pth").write_text(
+        "import sys; print(sys.prefix, file=open({used!r}, 'a'))" + chr(10)
     )
     Path({built!r}).write_text(json.dumps({{"asked": asked, "place": str(place)}}))
 elif calls[0] != "clean":
