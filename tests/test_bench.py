@@ -266,7 +266,7 @@ RATES = {"fp32": 1e11, "bf16": 2e11, "copy": 2e10}
 
 def test_inference_and_training_of_slim_nets(one_thread):
     demo = load_suite("demo")
-    case = cases.inference(demo, "slim-fcn32s", (64, 64), CPU, 2, RATES, None)
+    case = cases.inference(demo, "slim-fcn-alexnet", (64, 64), CPU, 2, RATES, None)
     assert [v["name"] for v in case["variants"]] == ["reference", "fp32", "bf16"]
     assert all(v["median_ms"] > 0 and v["multiple"] > 0 for v in case["variants"])
     assert {r["fast"] for r in case["ratios"]} == {"ours, bf16", "ours, fp32"}
