@@ -13,11 +13,6 @@ import yaml
 
 from fcn.errors import UserError
 
-try:  # libyaml's: every process reads a dozen files
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:
-    from yaml import SafeLoader  # type: ignore[assignment]
-
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "config"
 
@@ -46,7 +41,7 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not valid YAML: {error}.") from None
 
 
-class _Loader(SafeLoader):
+class _Loader(yaml.SafeLoader):
     """YAML in which 1e-4 is a number and 1e5 a whole one; keys are text and stand once.
 
     Numbers are finite.
