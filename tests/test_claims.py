@@ -595,6 +595,14 @@ def test_weights_that_are_scored_again_are_moved_alike():
     assert abs(still.draws(["a"], [0]) - still.draws(["b"], [0])).max() < 1e-7
 
 
+def test_seeds_that_two_runs_share_cancel_and_others_do_not():
+    """Means over two and four seeds: 1/2 - 1/4 of the variance if two are shared, else the sum."""
+    few = Spread(Deviation(2.0), Deviation(1e-9), Deviation(0.0), Deviation(0.0))
+    for seeds, variance in (([0, 1], 1 / 2 - 1 / 4), ([4, 5], 1 / 2 + 1 / 4)):
+        apart = few.draws(["a"], seeds) - few.draws(["b"], [0, 1, 2, 3])
+        assert apart.std() == pytest.approx(2 * variance**0.5, rel=0.04)
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=50, max_size=50))
 def test_an_interval_holds_95_percent(values: list[float]):
     low, high = interval(np.array(values))

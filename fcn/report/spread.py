@@ -71,13 +71,14 @@ class Spread:
         """Draws (DRAWS,) of how far a mean over ``seeds`` lies from that over all seeds.
 
         ``lineage``: the trainings behind the weights, the first one first. Runs are moved alike by
-        what they have in common: seeds, the weights that they go on from, or the same weights.
+        what they have in common: seeds, also where each has others besides, the weights that they
+        go on from, or the same weights.
         """
-        numbers = [str(seed) for seed in seeds]
-        draws = self.common.draws("common", *numbers)
-        for term, deviation in self._terms(lineage).items():
-            draws = draws + deviation.draws(*term, *numbers)
-        return draws / np.sqrt(len(seeds))
+        terms = {("common",): self.common, **self._terms(lineage)}
+        moved = [
+            deviation.draws(*term, str(seed)) for term, deviation in terms.items() for seed in seeds
+        ]
+        return np.sum(moved, axis=0) / len(seeds)
 
     def apart(self, lineages: Sequence[Sequence[str]]) -> float:
         """Deviation of one training of a run, apart from what all the runs have in common."""
