@@ -15,7 +15,11 @@ from fcn.data.readers.names import class_table
 from fcn.errors import UserError
 from tests.test_prepare import DATASETS, extracted, items
 
-DEFINITION = DATASETS["coco-voc"]
+VAL = {"annotations": "annotations/instances_val2017.json", "images": "../val2017.zip/val2017"}
+DEFINITION = DATASETS["coco-voc"] | {  # with a second split, as COCO's archives have it
+    "archives": [*DATASETS["coco-voc"]["archives"], "val2017.zip"],
+    "splits": DATASETS["coco-voc"]["splits"] | {"val": VAL},
+}
 KINDS = {  # COCO's categories that VOC has, and two that it has not; ids as COCO's
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train",
     9: "boat", 10: "traffic light", 16: "bird", 17: "cat", 18: "dog", 19: "horse", 20: "sheep",
