@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 import fcn.suites
+from fcn import schema
 from fcn.__main__ import main
 from fcn.data.readers import READERS
 from fcn.errors import UserError
@@ -910,6 +911,27 @@ def test_broken_yaml(tmp_path, text, says):
     path = tmp_path / "own.yaml"
     path.write_text(text)
     assert says in sentence(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(path.read_text() for path in sorted(CONFIG.rglob("*.yaml"))),
+        "a: [1e5, 1e-4, 0x1F, 1_000, .5, 1.5e3, ~, yes, '1e5']\nb: 2016-02-03\nc: &x [1]\nd: *x\n",
+        "text: >-\n  one\n  two\n\n  three\nraw: |\n  four\n",
+        '"\\u00e4": ä\n',
+    ],
+)
+def test_both_readers_of_yaml_say_the_same(monkeypatch, text):
+    fast = schema._parsed(text)
+    assert schema._FastLoader is not None and schema._flat(text)
+    monkeypatch.setattr(schema, "_FastLoader", None)
+    assert repr(schema._parsed(text)) == repr(fast)
+
+
+def test_deep_nesting_is_found_before_it_can_hurt():
+    assert schema._flat("[" * schema.DEEP + "]" * schema.DEEP)
+    assert not schema._flat("[" * 200_000)
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -90,12 +90,15 @@ class Spread:
         )
         return float(np.sqrt(max(squares)))
 
-    def _terms(self, lineage: Sequence[str]) -> dict[tuple[str, str], Deviation]:
+    def _terms(self, lineage: Sequence[str]) -> dict[tuple[str, ...], Deviation]:
         """What adds up behind a run, by its kind and whose it is."""
-        terms = {("training", lineage[0]): self.own.get(lineage[0], self.training)}
+        terms: dict[tuple[str, ...], Deviation] = {
+            ("training", lineage[0]): self.own.get(lineage[0], self.training)
+        }
         for parent, run in pairwise(lineage):
-            usual = {("family", parent): self.family, ("stage", run): self.stage}
-            terms |= {("stage", run): self.own[run]} if run in self.own else usual
+            if run not in self.own:
+                terms["family", parent] = self.family
+            terms["stage", run] = self.own.get(run, self.stage)
         return terms
 
 
