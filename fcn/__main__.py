@@ -180,10 +180,10 @@ def _train(args: argparse.Namespace) -> None:
         weights = args.results / parent / f"seed{args.seed}" / "model.safetensors"
         _need(weights, f"train {parent} --seed {args.seed}", args)
     _threads(args)
-    from fcn.device import chosen
+    from fcn.device import chosen, deterministic
     from fcn.train import train
 
-    with chosen(args.device) as device:
+    with chosen(args.device) as device, deterministic(run.precision == "reference"):
         train(
             run,
             args.seed,
@@ -198,10 +198,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     run = _run(args)
     _need_trained(run, args)
     _threads(args)
-    from fcn.device import chosen
+    from fcn.device import chosen, deterministic
     from fcn.evaluate import evaluate_run
 
-    with chosen(args.device) as device:
+    with chosen(args.device) as device, deterministic(run.precision == "reference"):
         found = evaluate_run(
             run,
             args.seed,
@@ -267,9 +267,9 @@ def _submission(args: argparse.Namespace) -> None:
     folder = run.directory(args.results, args.seed)
     _need_trained(run, args)
     _threads(args)
-    from fcn.device import chosen
+    from fcn.device import chosen, deterministic
 
-    with chosen(args.device) as device:
+    with chosen(args.device) as device, deterministic(run.precision == "reference"):
         submit(
             run,
             args.seed,

@@ -7,7 +7,7 @@ from typing import Any
 
 from fcn.errors import UserError
 from fcn.files import at_home
-from fcn.options import PREDICT_NETS
+from fcn.options import PRECISIONS, PREDICT_NETS
 from fcn.suites import SEED_MAX
 
 MOST_PROCESSES = 4096  # threads or loaders; a typo would fill the memory
@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--out", required=True, type=_path, metavar="DIR")
     predict.add_argument("--overlay", action="store_true", help="also DIR/STEM_overlay.png")
-    predict.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
+    predict.add_argument("--precision", choices=PRECISIONS, default="fp32")
     predict.add_argument("images", nargs="+", type=_path, metavar="IMAGE")
     bench = stage("bench", "Measure speed against floors and peers.", "device", "threads")
     bench.add_argument("--out", type=_path, default=Path("reports"), metavar="DIR")
@@ -210,7 +210,7 @@ _OPTIONS: dict[str, Any] = {
     ),
     "precision": lambda p: p.add_argument(
         "--precision",
-        choices=("fp32", "tf32", "bf16"),
+        choices=PRECISIONS,
         default=None,
         help="of every training, instead of the recipe's",
     ),

@@ -116,8 +116,25 @@ def tf32(on: bool) -> Iterator[None]:
 
 
 @contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Whether sums keep to one order; what held before holds again after.
+
+    Where PyTorch has no such operation for a GPU it takes another one and warns.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition for it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextmanager
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
-    """A forward pass in ``fp32``, ``tf32`` or ``bf16`` (weights stay fp32).
+    """A forward pass in ``fp32``, ``tf32`` or ``bf16`` (weights stay fp32); ``reference`` is fp32.
 
     The backward pass belongs outside of it, but inside ``tf32``.
     """

@@ -6,6 +6,10 @@ from typing import Any
 from fcn.errors import UserError
 from fcn.schema import unknown
 
+# Arithmetic of the layers. ``reference`` is fp32 as the authors' definitions have it: their order
+# of layers, no shortcut, and operations whose sums have one order.
+PRECISIONS = ("fp32", "tf32", "bf16", "reference")
+
 # The nets that `predict` knows by name (config/nets.yaml).
 PREDICT_NETS = (
     "voc-fcn32s",

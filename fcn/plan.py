@@ -25,7 +25,7 @@ PASSES = 3
 # Sustained rates (TFLOP/s) that estimates assume until a run has been measured: of FCN-32s, one
 # image a step, on one H100 (docs/speed.md), and of two CPU cores with FCN-GoogLeNet in bf16 and
 # with slim nets in fp32.
-ASSUMED_GPU = {"fp32": 23.0, "tf32": 85.0, "bf16": 149.0}
+ASSUMED_GPU = {"fp32": 23.0, "tf32": 85.0, "bf16": 149.0, "reference": 23.0}
 ASSUMED_CPU = 0.1
 # Downloaded, unpacked and prepared, an archive takes about three times its size.
 DISK_FACTOR = 3

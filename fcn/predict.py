@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fcn.data.labels import VOID, voc_palette, write_label
-from fcn.device import autocast, chosen
+from fcn.device import autocast, chosen, deterministic
 from fcn.errors import UserError
 from fcn.files import atomic_file
 from fcn.inputs import preprocess
@@ -332,6 +332,6 @@ def main(args: argparse.Namespace) -> None:
     """Label ``args.images`` with ``args.net`` and ``args.weights`` into ``args.out``."""
     images = find_images(args.images)
     _check_outputs(images, args.out, args.overlay)
-    with chosen(args.device) as device:
+    with chosen(args.device) as device, deterministic(args.precision == "reference"):
         labeller = load(args.net, args.weights, device, args.precision)
         label_images(labeller, images, args.out, args.overlay)

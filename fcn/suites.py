@@ -56,7 +56,7 @@ def load_suite(
     Args:
         name: of a file in ``config/suites``, or the path of a YAML file of one's own.
         seeds: replaces the seeds of every run: a number of seeds (3 is 0, 1, 2) or "0,5,7".
-        precision: replaces that of every recipe (fp32, tf32, bf16), and so every run's hash.
+        precision: replaces that of every recipe (``PRECISIONS``), and so every run's hash.
 
     Raises:
         UserError: naming file, key and what is allowed.

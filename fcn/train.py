@@ -449,6 +449,8 @@ def _begin(
             f"{run.id}: not in the backbone, left at a random start: {', '.join(random_layers)}",
             file=sys.stderr,
         )
+    if run.precision == "reference":
+        net.exact()
     net.to(device).to(memory_format=torch.channels_last)
     return net, info, random_layers, archives
 

@@ -914,6 +914,35 @@ def test_other_precisions_train(make_run, data_dir, tmp_path, precision):
     assert all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values())
 
 
+def test_reference_is_one_flag_away(write_suite, data_dir, tmp_path, monkeypatch):
+    """fp32, deterministic, upsampled by transposed convolutions, no shortcut: trained and scored.
+
+    And it is the same net: what the fast way learns differs from it by rounding."""
+    suite = write_suite({"runs": {"tiny/run": {"net": {"base": "slim", "score_init": "random"}}}})
+    options = ["--suite", str(suite), "--data-dir", str(data_dir), "--device", "cpu"]
+    found = {}
+    for name, flag in (("fast", []), ("reference", ["--precision", "reference"])):
+        results = tmp_path / name
+        with monkeypatch.context() as patched, Passes() as seen:
+            if flag:
+                patched.delattr("fcn.nets.padded.PaddedTrunk")
+            for stage in ("train", "evaluate"):
+                words = [*options, "--threads", "1", "--results", str(results), *flag]
+                assert main([stage, "tiny/run", *words]) == 0
+        place = results / "tiny" / "run" / "seed0"
+        for file in ("train.json", "metrics.json"):
+            made = read_json(place / file)["provenance"]
+            assert made["deterministic"] == bool(flag), file
+            assert made["precision"] == (name if flag else "fp32"), file
+        assert {how for how in seen.forward if how[0]} == (
+            {(True, False, False)} if flag else set()
+        )
+        assert not torch.are_deterministic_algorithms_enabled()
+        found[name] = read(place / "model.safetensors")[0]
+    for name, tensor in found["reference"].items():
+        torch.testing.assert_close(tensor, found["fast"][name], rtol=1e-4, atol=1e-5)
+
+
 class Passes(TorchDispatchMode):
     """Of each convolution: is it upsampling's, may it use TF32; and forward whether it computes in
     bfloat16, backward whether autocast is on."""

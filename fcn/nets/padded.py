@@ -252,8 +252,11 @@ def for_inference(net: FCN, precision: str = "fp32") -> FCN:
     """A net that labels images as ``net`` does, whose weights are not to change any more.
 
     It shares the weights of ``net``, but with ``bf16`` its convolutions hold copies in bfloat16
-    (autocast would make them anew for every image).
+    (autocast would make them anew for every image). With ``reference`` it is ``net`` itself, in the
+    authors' order of layers.
     """
+    if precision == "reference":
+        return net.exact()
     shared: dict[int, object] = {}
     if precision != "bf16":
         shared = {id(p): p for p in (*net.parameters(), *net.buffers())}
