@@ -68,7 +68,7 @@ def test_the_papers_own_numbers_satisfy_every_claim():
             for label, point in printed.measures(test):
                 assert test.expect.verdict(point, point) == "reproduced", (claim.id, test.what)
                 held.setdefault(claim.id, []).append(label)
-    assert len(held) == 16 and sum(map(len, held.values())) == 50
+    assert len(held) == 16 and sum(map(len, held.values())) == 52
     single = ["author's copy, Sept. 2015", "PAMI 2017"]  # and three pairs of arXiv v2
     assert held["context-skips"] == [*2 * ["arXiv v2"], *2 * single, *2 * ["arXiv v2"]]
 
@@ -1385,8 +1385,11 @@ def test_a_score_of_the_server_decides(tmp_path: Path):
     entry = {"table": "pami_table4", "row": "FCN-8s", "run": "voc2011/fcn8s", "seed": 0}
     entry = {**entry, "date": "2026-01-02", "voc2012_test": 67.0}
     view, _ = decided(make_suite(), tmp_path, "voc-test", [entry])
-    assert [test.verdict for test in view.tests] == ["not run", "reproduced"]
+    assert [test.verdict for test in view.tests] == ["not run", "reproduced", "not run", "not run"]
     assert view.tests[1].point == pytest.approx(67.0 / 51.6)
+    view, _ = decided(make_suite(), tmp_path, "voc-test", [entry | {"voc2011_test": 60.0}])
+    assert [test.verdict for test in view.tests[2:]] == ["not run", "not reproduced"]
+    assert view.tests[3].point == pytest.approx(60.0 / 52.6)
 
 
 def write_curve(folder: Path, losses: np.ndarray, images: int, seconds: float) -> None:
