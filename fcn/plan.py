@@ -100,13 +100,20 @@ def wanted(suite: Suite, targets: Sequence[str]) -> tuple[list[Run], list[str]]:
 
 
 def unfilled(suite: Suite, table: str) -> str:
-    """What is wrong with asking for a table that runs are to fill and none does; else empty."""
-    facts = suite.tables[table]
-    own = any("sources" in row for row in facts.get("rows", []))  # numbers of no run
+    """What is wrong with asking for a table that the suite leaves empty; else empty."""
+    timed = of_classifier(suite, table)
     filled = any(row.table == table for run in suite.runs.values() for row in run.rows)
-    if facts.get("kind") in TABLES_WITHOUT_RUNS or own or filled:
+    filled |= suite.tables[table].get("kind") in TABLES_WITHOUT_RUNS
+    if filled or (timed and suite.classifier):
         return ""
-    return f"no run of the suite {suite.name} fills the table {table}."
+    what = "classifier" if timed else "run"
+    return f"no {what} of the suite {suite.name} fills the table {table}."
+
+
+def of_classifier(suite: Suite, table: str) -> bool:
+    """Whether a table has rows that no run fills, but the times of the suite's classifier."""
+    sources = [row.get("sources", {}) for row in suite.tables[table].get("rows", [])]
+    return any(origin.startswith("classifier.") for of in sources for origin in of.values())
 
 
 def check_targets(suite: Suite, targets: Sequence[str]) -> None:

@@ -1379,6 +1379,9 @@ def test_times_of_section_31_decide_by_themselves(tmp_path: Path, ms: float, ver
     assert [test.verdict for test in view.tests] == [verdict, "reproduced"]
     assert view.tests[0].point == pytest.approx(100 / ms) and view.tests[0].low is None
     assert view.tests[0].paper == [("5.45", "CVPR 2015 = PAMI 2017")]
+    write(tmp_path / "results" / "classifier.json", {**whole, **patches, "net": "another suite's"})
+    view, _ = decided(make_suite(), tmp_path, "whole-image-speed")
+    assert view.verdict == "not run"
 
 
 def test_a_score_of_the_server_decides(tmp_path: Path):

@@ -481,6 +481,18 @@ def test_a_target_that_nothing_makes_is_told(touched: Checkout, target, told) ->
     assert done.returncode != 0 and told in done.stdout + done.stderr
 
 
+def test_section_31_waits_for_the_times_of_the_classifier(touched: Checkout) -> None:
+    assert "rule classifier:" in touched.snakemake("-n", "--forceall", "section31").stdout
+    assert "rule classifier:" not in touched.snakemake("-n", "--forceall", "table2").stdout
+    try:
+        touched.write(SUITE)
+        done = touched.snakemake("-n", "section31")
+    finally:
+        touched.write(TIMED)
+    assert "no classifier of the suite tiny.yaml fills the table section31." in str(done)
+    assert done.returncode != 0
+
+
 def test_what_a_run_waits_for(touched: Checkout) -> None:
     jobs = touched.snakemake("-n", "results/scenes/a16s/seed1/metrics.json").stdout
     assert "output: results/scenes/a32s/seed1/train.json" in jobs  # its parent's of the same seed

@@ -451,6 +451,8 @@ def test_a_folder_that_is_not_there_is_told_before_anything_starts(suite, tmp_pa
         plan.check_targets(load_suite("demo"), ["results/demo/fcn32/seed0/metrics.json"])
     with pytest.raises(UserError, match="no run of the suite bounds fills the table table1"):
         plan.check_targets(load_suite("bounds"), ["table1"])
+    with pytest.raises(UserError, match="no classifier of the suite bounds fills the table sec"):
+        plan.check_targets(load_suite("bounds"), ["section31"])
 
 
 def test_archives_of_bounds_and_of_every_training_set(suite):

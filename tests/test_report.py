@@ -88,9 +88,10 @@ def make_suite(*runs: Run, notice: str | None = None, bounds: bool = True) -> Su
         bounds=[{"dataset": "voc2011", "split": "seg11valid"}] if bounds else [],
         datasets={},
         backbones={},
-        nets={},
+        nets={"slim": {"architecture": "alexnet", "hidden": 8}},
         archives={},
         tables=TABLES,
+        classifier={"net": "slim", "crop": 131, "image": 419},
     )
 
 
@@ -1074,6 +1075,36 @@ def test_section_31_is_filled_from_its_own_file(tmp_path: Path):
     assert ours["one patch, in a batch", "backward_ms"] == ""
 
 
+@pytest.mark.parametrize("key", ["net", "crop", "image", "config"])
+def test_times_of_another_suites_classifier_are_left_out(tmp_path: Path, key: str):
+    suite = make_suite()
+    assert suite.classifier
+    path = tmp_path / "results" / "classifier.json"
+    own = {**suite.classifier, "config": suite.resolved_net("slim"), "forward_ms": 21.9}
+    write(path, own)
+    assert load_results(suite, path.parent, []).classifier == own
+    others = {"net": "wide", "crop": 227, "image": 500, "config": {**own["config"], "hidden": 9}}
+    write(path, {**own, key: others[key]})
+    page, records, summary = render(suite, tmp_path)
+    assert summary["problems"] == [
+        f"results/classifier.json: its {key} is not that of this suite, so it is left out; make it "
+        f"again with {suite.command} classifier."
+    ]
+    assert summary["problems"][0] in page.text
+    assert all("not run" in line[-1] for line in page.lines("section31", "ours"))
+    assert not any(r["ours_mean"] for r in records if r["table"] == "section31")
+
+
+def test_a_suite_without_a_classifier_has_no_times_of_one(tmp_path: Path):
+    write(tmp_path / "results" / "classifier.json", {"forward_ms": 21.9, "net": "slim"})
+    write_bounds(tmp_path / "results", {"nearest": {"128": 0.5}})
+    suite = replace(make_suite(), classifier=None)
+    found = load_results(suite, tmp_path / "results", [])
+    assert (found.classifier, found.problems) == ({}, [])
+    files = publish(suite, tmp_path / "results", tmp_path / "data", tmp_path / "record")
+    assert "results/classifier.json" not in files
+
+
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
@@ -1121,6 +1152,19 @@ def test_bounds_say_which_method_fits_all_six(tmp_path: Path):
     record = next(r for r in records if r["row"] == "64 nearest" and "PAMI" in r["paper_version"])
     assert float(record["difference"]) == pytest.approx(73.36 - 73.3)
     assert len([r for r in records if r["table"] == "bounds"]) == 36
+
+
+def test_bounds_of_another_split_are_left_out(tmp_path: Path):
+    write_bounds(tmp_path / "results", {"nearest": {"128": 0.509}})
+    suite = replace(make_suite(), bounds=[{"dataset": "voc2011", "split": "val"}])
+    page, records, summary = render(suite, tmp_path)
+    (line,) = page.lines("bounds", "ours")
+    assert line[0] == "voc2011 val" and line[-1].startswith("not run")
+    assert not any(r["ours_mean"] for r in records if r["table"] == "bounds")
+    assert summary["problems"] == [
+        "results/voc2011/bounds.json: its split is not that of this suite, so it is left out; make "
+        f"it again with {suite.command} bounds."
+    ]
 
 
 def test_examples_show_truth_and_runs_or_say_why_not(tmp_path: Path):

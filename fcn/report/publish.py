@@ -42,7 +42,7 @@ def publish(suite: "Suite", results: Path, data_dir: Path, out: Path) -> list[st
     _check_place(out, results.resolve())
     sources = [
         results / "architecture.json",
-        results / "classifier.json",
+        *([results / "classifier.json"] if suite.classifier else []),
         *(results / b["dataset"] / "bounds.json" for b in suite.bounds),
     ]
     sources += [

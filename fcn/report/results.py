@@ -419,6 +419,22 @@ class Results:
         return [seed for run in self.runs.values() for seed in run.seeds if seed.any]
 
 
+def _of_suite(
+    suite: "Suite", path: Path, results: Path, needs: dict[str, type], wanted: Mapping[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """``_read`` a file that suites share, if what it tells of ``wanted`` is this suite's.
+
+    An older file may not tell all of it.
+    """
+    value, problem = _read(path, results, needs)
+    for key, own in wanted.items():
+        if value.get(key) not in (None, own):
+            name = shown(path, results)
+            again = f"make it again with {suite.command} {path.stem}"
+            return {}, f"{name}: its {key} is not that of this suite, so it is left out; {again}."
+    return value, problem
+
+
 def load_results(suite: "Suite", folder: Path, server: list[dict[str, Any]]) -> Results:
     """Read what exists for every run of the suite; nothing is fatal.
 
@@ -434,13 +450,17 @@ def load_results(suite: "Suite", folder: Path, server: list[dict[str, Any]]) -> 
     problems = [text for run in runs.values() for seed in run.seeds for text in seed.problems]
     architecture, problem = _read(folder / "architecture.json", folder, {"nets": dict})
     problems += [problem] if problem else []
-    classifier, problem = _read(folder / "classifier.json", folder, {})
-    problems += [problem] if problem else []
+    classifier: dict[str, Any] = {}
+    if suite.classifier:
+        wanted = {**suite.classifier, "config": suite.resolved_net(suite.classifier["net"])}
+        classifier, problem = _of_suite(suite, folder / "classifier.json", folder, {}, wanted)
+        problems += [problem] if problem else []
     described = architecture.get("runs")
     bounds = []
     for entry in suite.bounds:
         path = folder / entry["dataset"] / "bounds.json"
-        value, problem = _read(path, folder, {"methods": dict})
+        wanted = {"split": entry["split"]}
+        value, problem = _of_suite(suite, path, folder, {"methods": dict}, wanted)
         problems += [problem] if problem else []
         bounds.append((dict(entry), value))
     return Results(

@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 from fcn.errors import UserError
 from fcn.files import at_home, read_object
-from fcn.plan import SERVER_SETS, check_targets, device_problem, gpu_count, preflight, server_sets, unfilled
+from fcn.plan import SERVER_SETS, check_targets, device_problem, gpu_count, of_classifier, preflight, server_sets, unfilled
 from fcn.schema import CONFIG, check, read_yaml, unknown
 from fcn.spec import fingerprint, source_hash
 from fcn.suites import load_suite

@@ -66,6 +66,7 @@ for table in SUITE.tables:
         input:
             results_for(table),
             BOUNDS if table == "bounds" else [],
+            CLASSIFIER if of_classifier(SUITE, table) else [],
             "results/architecture.json",
         log:
             f"logs/{table}.log",
