@@ -730,6 +730,9 @@ def test_holes_have_their_reason(tmp_path: Path):
     assert summary["stale"] == 1 and len(summary["problems"]) == 2
     by_run = {r["run"]: r for r in records if r["metric"] == "mean_iu"}
     assert by_run["voc2011/stale"]["config_hash"] == "0123456789ab"
+    assert by_run["voc2011/stale"]["ours_mean"] and not by_run["voc2011/stale"]["difference"]
+    assert by_run["voc2011/mixed"]["difference"]
+    assert len(page.lines("pami_table3", "difference")) == 1, "of the current run alone"
     assert by_run["voc2011/missing"]["status"] == "not run"
     assert by_run["voc2011/missing"]["ours_mean"] == ""
     assert by_run["voc2011/mixed"]["seeds"] == "1"

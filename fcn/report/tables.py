@@ -201,7 +201,8 @@ class _Builder:
         test = result.run.config["test"] if result else {}
         seeds = list(seeds)
         difference = None
-        if value is not None and printed is not None and column.compare:
+        stale = result is not None and result.stale
+        if value is not None and printed is not None and column.compare and not stale:
             difference = value - printed.number
         self.records.append(
             Record(
@@ -284,7 +285,7 @@ class _Builder:
             device = used[0].device(column.origin) if is_time(column.origin) else ""
             cells.append(Cell(text, title=f"{title}, n = {n}", below=device))
         targets = tuple(seed.target for seed in result.seeds)
-        differences = self.difference_lines(values, printed)
+        differences = [] if result.stale else self.difference_lines(values, printed)
         span = 1 + len(differences)
         return [Line("ours", "ours", cells, result, status, targets, span), *differences]
 
