@@ -899,8 +899,10 @@ def test_broken_predictions_are_named(tmp_path: Path, name: str):
 def test_a_suite_on_other_data_subtracts_nothing(tmp_path: Path):
     run = make_run("scenes/a", (("table2", "FCN-32s"),))
     write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+    write_bounds(tmp_path / "results", {"nearest": {"128": 0.5}})
     suite = dataclasses.replace(make_suite(run), compare=False)
     page, records, _ = render(suite, tmp_path)
+    assert any(r["ours_mean"] for r in records if r["table"] == "bounds")
     assert all(r["difference"] == "" for r in records)
     assert not page.lines("table2", "difference")
     _, records, _ = render(make_suite(run), tmp_path)

@@ -590,6 +590,7 @@ def bounds_records(table: Table, paper: Paper, results: Results) -> list[Record]
                     continue
                 for method, value in (values or {"": None}).items():
                     mean = None if value is None else value * column.scale
+                    compared = mean is not None and column.compare
                     records.append(
                         Record(
                             table=table.id,
@@ -603,7 +604,7 @@ def bounds_records(table: Table, paper: Paper, results: Results) -> list[Record]
                             ours_std=None,
                             seeds="",
                             n_seeds=0,
-                            difference=None if mean is None else mean - printed.number,
+                            difference=mean - printed.number if compared else None,
                             status="not run" if mean is None else "done",
                             config_hash="",
                             run="",
