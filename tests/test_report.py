@@ -922,6 +922,20 @@ def test_subset_notice_and_dirty_are_on_the_face(tmp_path: Path):
     assert "incomplete archive" not in plain.text
 
 
+def test_a_line_names_every_training_set(tmp_path: Path):
+    run = make_run("voc2012/fcn32s", (("table2", "FCN-32s"),))
+    first = {"dataset": "voc2012", "split": "rest", "definition": "abc"}
+    also = [{"dataset": "sbd", "split": "train", "definition": "def"}]
+    both = replace(run, config={**run.config, "train": first, "also_train": also})
+    write_result(tmp_path / "results", both, 0, (0.9, 0.7, 0.6, 0.8))
+    page, _, _ = render(make_suite(both), tmp_path)
+    line = page.status("table2", both.id)
+    assert "trained on voc2012 rest and sbd train, 2\u202f000\u00a0images seen" in line
+    untrained = replace(run, config={**run.config, "train": None})
+    page, _, _ = render(make_suite(untrained), tmp_path)
+    assert "weights of nobody" in page.status("table2", run.id)
+
+
 def test_several_runs_of_a_row_extra_rows_and_other_runs(tmp_path: Path):
     runs = [
         make_run("voc2011/fcn32s", (("table2", "FCN-32s"), ("pami_table3", "FCN-32s"))),

@@ -436,18 +436,18 @@ def _source(result: RunResult) -> str:
 
 
 def _made_by(line: Line) -> list[str]:
-    """Test set and images; training set, images seen; time by device (means over the seeds)."""
+    """Test set and images; training sets, images seen; time by device (means over the seeds)."""
     result = line.result
     assert result is not None
-    test, train = result.run.config["test"], result.run.config.get("train")
+    test, sets = result.run.config["test"], result.run.training_sets
     images = result.first("metrics", "images")
     scored = f"scored on {test['dataset']} {test['split']}"
     parts = [scored if images is None else f"{scored}, {_number(images)}\u00a0images"]
-    if not train:
+    if not sets:
         return [*parts, f"weights of {_source(result)}"]
     seeds = [seed for seed in result.counted or result.seeds if seed.train]
     seen, _ = mean_and_std([v for s in seeds if (v := finite(s.train.get("images"))) is not None])
-    trained = f"trained on {train['dataset']} {train['split']}"
+    trained = "trained on " + " and ".join(f"{of['dataset']} {of['split']}" for of in sets)
     parts.append(trained if seen is None else f"{trained}, {_number(seen)}\u00a0images seen")
     took: dict[str, list[float]] = {}
     for seed in seeds:
