@@ -29,7 +29,7 @@ import fcn.report
 from fcn.errors import UserError
 from fcn.report.averages import METRICS, of_confusion
 from fcn.report.charts import Series, line_chart, thin, ticks
-from fcn.report.examples import choose, per_image_mean_iu
+from fcn.report.examples import build_family, choose, label_map, per_image_mean_iu
 from fcn.report.exports import latex, markdown
 from fcn.report.paper import PaperNumber, parse_tables, read_paper
 from fcn.report.publish import publish
@@ -230,7 +230,9 @@ def write_dataset(data: Path, name: str = "voc2011") -> dict[str, np.ndarray]:
     return truths
 
 
-def write_predictions_of(folder: Path, truths: dict[str, np.ndarray], shift: int) -> None:
+def write_predictions_of(
+    folder: Path, truths: dict[str, np.ndarray], shift: int, task: str = "semantic"
+) -> None:
     """Predictions that are the truth rolled by ``shift`` times the image's number, and counts."""
     counts: dict[str, list[Any]] = {"true_positive": [], "truth": [], "predicted": []}
     entries, images = [], []
@@ -249,11 +251,11 @@ def write_predictions_of(folder: Path, truths: dict[str, np.ndarray], shift: int
         entries += encode_prediction(id, predicted)
         images.append({"id": id, "height": truth.shape[0], "width": truth.shape[1]})
     arrays: dict[str, Any] = {
-        f"semantic_{key}": np.array(value, np.int64) for key, value in counts.items()
+        f"{task}_{key}": np.array(value, np.int64) for key, value in counts.items()
     }
     np.savez(folder / "per_image.npz", ids=np.array(list(truths)), **arrays)
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["tasks"]["semantic"] |= counted(matrix)
+    metrics["tasks"].setdefault(task, {}).update(counted(matrix))
     write(folder / "metrics.json", metrics)
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES)]
     write_predictions(folder / "predictions.json.gz", entries, images, categories)
@@ -547,7 +549,7 @@ def test_counts_that_break_off_are_one_sentence(tmp_path_factory, data: Any):
     whole = path.read_bytes()
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     with pytest.raises(UserError, match=r"per_image\.npz: cannot be read"):
-        per_image_mean_iu(path)
+        per_image_mean_iu(path, "semantic")
 
 
 def test_per_image_mean_iu_against_a_plain_loop(tmp_path: Path):
@@ -564,7 +566,7 @@ def test_per_image_mean_iu_against_a_plain_loop(tmp_path: Path):
         semantic_truth=truth,
         semantic_predicted=predicted,
     )
-    ids, scores = per_image_mean_iu(tmp_path / "p.npz")
+    ids, scores = per_image_mean_iu(tmp_path / "p.npz", "semantic")
     assert ids == list("abcdef")
     for i in range(6):
         ius = [
@@ -1200,13 +1202,55 @@ def test_examples_show_truth_and_runs_or_say_why_not(tmp_path: Path):
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 3 * (1 + 1 + 2)
     assert all((attrs["src"] or "").startswith("data:image/") for attrs in images)
-    ids, scores = per_image_mean_iu(runs[1].directory(tmp_path / "results", 0) / "per_image.npz")
+    counts = runs[1].directory(tmp_path / "results", 0) / "per_image.npz"
+    ids, scores = per_image_mean_iu(counts, "semantic")
     best = dict(zip(ids, scores, strict=True))
     for _, id in choose(ids, scores):
         assert f"fcn8s, seed 0: {100 * best[id]:.1f}" in page.text
     without, _, _ = render(make_suite(*runs), tmp_path, images=False)
     assert not [tag for tag, _ in without.tags if tag == "img"]
     assert "images of the data sets are not redistributed" in without.text
+
+
+def test_examples_are_of_the_main_label_set(tmp_path: Path):
+    """Of a run's first: its predictions beside the truth of the same labels, in their classes."""
+    semantic = write_dataset(tmp_path / "data")
+    prepared = tmp_path / "data" / "prepared" / "voc2011"
+    geometric = {id: np.where(t == 255, 255, t == 0).astype(np.uint8) for id, t in semantic.items()}
+    lines = (prepared / "index.csv").read_text().splitlines()
+    for i, (id, truth) in enumerate(geometric.items(), 1):
+        Image.fromarray(truth).save(prepared / f"geometric-{id}.png")
+        lines[i] += f",geometric-{id}.png"
+    (prepared / "index.csv").write_text("\n".join([f"{lines[0]},geometric", *lines[1:]]) + "\n")
+    names = {"semantic": CLASSES, "geometric": ["sky", "vertical", "horizontal"]}
+    write(prepared / "dataset.json", {"name": "voc2011", "classes": names, "void": 255})
+    runs = []
+    for name, labels in (
+        ("both", ["semantic", "geometric"]),
+        ("geometric", ["geometric"]),
+        ("turned", ["geometric", "semantic"]),
+    ):
+        run = make_run(f"voc2011/{name}", (("table2", "FCN-32s"),))
+        run = replace(run, config={**run.config, "labels": labels})
+        folder = write_result(tmp_path / "results", run, 0, (0.9, 0.7, 0.6, 0.8))
+        truths = semantic if labels[0] == "semantic" else geometric
+        write_predictions_of(folder, truths, 2, task=labels[0])
+        runs.append(run)
+    suite = make_suite(*runs)
+    page, _, summary = render(suite, tmp_path)
+    assert summary["problems"] == []
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 3 * (2 + 1) + 3 * (2 + 2)
+    assert page.text.count(": voc2011, seg11valid, geometric") == 1
+    results = load_results(suite, tmp_path / "results", [])
+    of = [results.runs["voc2011/geometric"], results.runs["voc2011/turned"]]
+    family = build_family("", of, tmp_path / "data", results.folder)
+    assert family and len(family.examples) == 3
+    counts = of[1].seeds[0].directory / "per_image.npz"
+    scores = dict(zip(*per_image_mean_iu(counts, "geometric"), strict=True))
+    for example in family.examples:
+        assert example.pictures[1] == label_map(geometric[example.id], "truth")
+        assert [name for _, name in example.classes] == ["sky", "vertical", "void"]
+        assert example.pictures[3].caption.endswith(f": {100 * scores[example.id]:.1f}")
 
 
 def test_runs_of_ones_own_have_examples_and_their_title(tmp_path: Path):

@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Family:
-    """The runs of one table on one test set, and the chosen images."""
+    """The runs of one table on one test set and one main label set, and the chosen images."""
 
     title: str
     ranked_by: str
@@ -52,12 +52,13 @@ class Family:
     problem: str | None = None
 
 
-def per_image_mean_iu(path: Path, task: str = "semantic") -> tuple[list[str], np.ndarray]:
+def per_image_mean_iu(path: Path, task: str) -> tuple[list[str], np.ndarray]:
     """Ids and the mean IU of each image over the classes in its truth or its prediction.
 
     Args:
         path: a ``per_image.npz``: int64 (images, classes) counts of true positive, truth and
-            predicted pixels, void left out.
+            predicted pixels of each label set, void left out.
+        task: the label set.
 
     Returns:
         ids, float64 (images,); NaN where an image has no labelled pixel.
@@ -154,8 +155,9 @@ def _scored(result: RunResult) -> SeedResult | None:
 
 
 def build_family(title: str, runs: list[RunResult], data_dir: Path, results: Path) -> Family | None:
-    """Panels for the runs of a table that share a test set, in table order.
+    """Panels for the runs of a table that share a test set and a main label set, in table order.
 
+    Of the main label set, a run's first: it is the one that ``predictions.json.gz`` holds.
     The images are those nearest to the 10th, 50th and 90th percentile of the per-image mean IU of
     the last run. Returns None when no run has predictions; a file that cannot be read becomes the
     family's ``problem``.
@@ -167,14 +169,15 @@ def build_family(title: str, runs: list[RunResult], data_dir: Path, results: Pat
         title = f"{title}, the last {MOST_RUNS} of {len(pairs)} runs"
         pairs = pairs[-MOST_RUNS:]
     last = pairs[-1][0].run
+    task = last.labels[0]
     try:
         folder = data_dir / "prepared" / last.config["test"]["dataset"]
         info = read_json(folder / "dataset.json")
-        classes = info["classes"]["semantic"]
+        classes = info["classes"][task]
         with (folder / "index.csv").open(encoding="utf-8", newline="") as handle:
             index = {row["id"]: row for row in csv.DictReader(handle)}
         scores = [
-            dict(zip(*per_image_mean_iu(seed.directory / "per_image.npz"), strict=True))
+            dict(zip(*per_image_mean_iu(seed.directory / "per_image.npz", task), strict=True))
             for _, seed in pairs
         ]
         chosen = choose(list(scores[-1]), np.array(list(scores[-1].values())))
@@ -182,7 +185,7 @@ def build_family(title: str, runs: list[RunResult], data_dir: Path, results: Pat
         maps = [predicted_maps(seed.directory / "predictions.json.gz", ids) for _, seed in pairs]
         examples = []
         for percentile, id in chosen:
-            truth = read_label(folder / index[id]["semantic"], len(classes), VOID)
+            truth = read_label(folder / index[id][task], len(classes), VOID)
             pictures = [photograph(folder / index[id]["image"], id), label_map(truth, "truth")]
             drawn = [truth]
             for (result, seed), predicted, score in zip(pairs, maps, scores, strict=True):

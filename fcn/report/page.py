@@ -194,6 +194,11 @@ class ClassTable:
     rows: list[tuple[str, list[tuple[str, int | None]]]]
 
 
+def set_name(dataset: str, split: str, task: str) -> str:
+    """A test set and the label set that is scored, which is named where it is not the usual one."""
+    return f"{dataset}, {split}" + (f", {task}" if task != "semantic" else "")
+
+
 def class_tables(results: Results) -> list[ClassTable]:
     """Classes by runs, mean over seeds, one table for each test set and label set."""
     groups: dict[tuple[str, str, str], list[tuple[RunResult, dict[str, list[float]]]]] = {}
@@ -221,7 +226,7 @@ def class_tables(results: Results) -> list[ClassTable]:
                 text = DASH if mean is None else number(mean, 1)
                 cells.append((text, None if mean is None else round(mean)))
             rows.append((name, cells))
-        title = f"{dataset}, {split}" + (f", {task}" if task != "semantic" else "")
+        title = set_name(dataset, split, task)
         heads = [(r.slug, r.run.name, f"n = {len(r.counted)}") for r, _ in members]
         tables.append(ClassTable(title, heads, rows))
     return tables
@@ -410,19 +415,20 @@ def banners(suite: "Suite", results: Results) -> list[str]:
 
 
 def examples(book: Book, results: Results, data_dir: Path) -> list[Family]:
-    """One family of example segmentations for each table and test set that asks for them.
+    """One family of example segmentations for each table that asks, test set and main label set.
 
     Where no such table has a run, of the runs that no table names.
     """
     families = []
     asking = [view for view in book.tables if view.table.images and view.runs]
     for view in asking or [view for view in book.tables if view.table.kind == "other"]:
-        sets: dict[tuple[str, str], list[RunResult]] = {}
+        sets: dict[tuple[str, str, str], list[RunResult]] = {}
         for result in view.runs:
             test = result.run.config["test"]
-            sets.setdefault((test["dataset"], test["split"]), []).append(result)
-        for (dataset, split), runs in sets.items():
-            title = f"{view.table.short}: {dataset}, {split}"
+            key = test["dataset"], test["split"], result.run.labels[0]
+            sets.setdefault(key, []).append(result)
+        for (dataset, split, task), runs in sets.items():
+            title = f"{view.table.short}: {set_name(dataset, split, task)}"
             family = build_family(title, runs, data_dir, results.folder)
             if family:
                 families.append(family)
