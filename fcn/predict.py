@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fcn.data.labels import VOID, voc_palette, write_label
+from fcn.data.labels import ORIENTATION, VOID, stored, voc_palette, write_label
 from fcn.device import autocast, chosen, deterministic
 from fcn.errors import UserError
 from fcn.files import atomic_file
@@ -29,7 +29,6 @@ from fcn.weights.named import load_named, named_tensors, read, settle
 
 AUTO = "auto"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-ORIENTATION = 0x0112  # EXIF tag
 CPU = torch.device("cpu")
 # What tells one net from another; the rest (padding, interpolation, dropout) the file itself says.
 IDENTITY = ("architecture", "skips", "top", "scales")
@@ -238,7 +237,8 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():  # size is judged by the net's memory
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path) as opened:
+                image = stored(opened)
                 if image.mode == "F":
                     raise UserError("floating-point values; save it with 8 bits a channel.")
                 if image.mode.startswith("I"):

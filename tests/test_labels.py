@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from fcn.data.labels import check_label, read_coloured_label, read_label, voc_palette, write_label
+from fcn.data.labels import (
+    ORIENTATION,
+    check_label,
+    open_image,
+    read_coloured_label,
+    read_label,
+    voc_palette,
+    write_label,
+)
 from fcn.errors import UserError
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)
@@ -78,6 +86,20 @@ def test_a_palette_file_is_indices_or_colours_as_told(tmp_path):
     assert read_label(tmp_path / "a.png", 2, None).tolist() == [[1, 0]]
     read = read_coloured_label(tmp_path / "a.png", [[9, 8, 7]], 1, [0, 0, 0])
     assert read.tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_turned_tiff_is_read_as_it_is_stored(tmp_path, orientation, compression, dtype):
+    """Pillow turns it while decoding, and of one without compression it mixes up the rows."""
+    path, array = tmp_path / "a.tif", np.arange(35, dtype=dtype).reshape(5, 7)
+    tags = {ORIENTATION: orientation}
+    Image.fromarray(array).save(path, tiffinfo=tags, compression=compression)
+    image = open_image(path)
+    assert image.size == (7, 5) and image.getexif().get(ORIENTATION, 1) == orientation
+    np.testing.assert_array_equal(np.asarray(image), array)
+    np.testing.assert_array_equal(read_label(path, 35, None), array)
 
 
 def grey_png(array, bits):

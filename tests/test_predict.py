@@ -10,7 +10,7 @@ from torch import nn
 
 from fcn import predict
 from fcn.__main__ import main
-from fcn.data.labels import VOID, voc_palette
+from fcn.data.labels import ORIENTATION, VOID, voc_palette
 from fcn.device import autocast
 from fcn.errors import UserError
 from fcn.inputs import preprocess
@@ -239,10 +239,21 @@ def test_16_bit_grey_is_the_8_bit_image_at_a_finer_scale(tmp_path):
 
 def test_orientation_is_left_alone_and_told(tmp_path, capsys):
     exif = Image.Exif()
-    exif[predict.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     photo(tmp_path / "x.jpg", (30, 50), exif=exif)
     assert predict.read_image(tmp_path / "x.jpg").shape == (30, 50, 3)
     assert "EXIF orientation (6) is not applied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_orientation_of_a_tiff_is_left_alone_and_told(tmp_path, capsys, orientation):
+    path = photo(tmp_path / "x.tif", (30, 50), compression="tiff_lzw")
+    as_stored = predict.read_image(path)
+    assert capsys.readouterr().err == ""
+    tags = {ORIENTATION: orientation}
+    photo(path, (30, 50), compression="tiff_lzw", tiffinfo=tags)
+    np.testing.assert_array_equal(predict.read_image(path), as_stored)
+    assert f"EXIF orientation ({orientation}) is not applied" in capsys.readouterr().err
 
 
 def test_overlay_blends_and_leaves_void_alone(slim, tmp_path):

@@ -18,7 +18,7 @@ from scipy.io import savemat
 
 from fcn.__main__ import main
 from fcn.data.dataset import SegmentationSet
-from fcn.data.labels import voc_palette, write_label
+from fcn.data.labels import ORIENTATION, voc_palette, write_label
 from fcn.data.prepare import REPOSITORY, _each, check_seg11valid, prepare
 from fcn.data.readers import READERS, Contents, Item
 from fcn.data.splits import resolve
@@ -289,6 +289,23 @@ def test_an_orientation_that_keeps_the_size_is_told(own, tmp_path, orientation):
         note for note in notes if note.startswith("the EXIF orientation of 1 images is not applied")
     ]
     assert len(told) == (orientation > 1)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_tiff_is_trained_on_as_it_is_stored(own, tmp_path, orientation):
+    root, definition, truth = own
+    (root / "JPEGImages/a.jpg").unlink()
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(image).save(
+        root / "JPEGImages/a.tif", compression="tiff_lzw", tiffinfo={ORIENTATION: orientation}
+    )
+    notes = prepare("mine", definition, tmp_path / "data")["notes"]
+    assert any("EXIF orientation of 1 images is not applied" in note for note in notes)
+    item = items(tmp_path / "data/prepared/mine", "train")[1]
+    assert item["id"] == "a"
+    np.testing.assert_array_equal(item["image"].permute(1, 2, 0), image)
+    label = np.where(truth["a"] == 11, 255, truth["a"])
+    np.testing.assert_array_equal(item["semantic"], label)
 
 
 def colour_the_label(root):

@@ -1,5 +1,6 @@
 """The report against a results tree in the real formats: its numbers, holes and promises."""
 
+import base64
 import csv
 import dataclasses
 import gzip
@@ -26,10 +27,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fcn.report
+from fcn.data.labels import ORIENTATION
 from fcn.errors import UserError
 from fcn.report.averages import METRICS, of_confusion
 from fcn.report.charts import Series, line_chart, thin, ticks
-from fcn.report.examples import build_family, choose, label_map, per_image_mean_iu
+from fcn.report.examples import (
+    build_family,
+    choose,
+    label_map,
+    per_image_mean_iu,
+    photograph,
+)
 from fcn.report.exports import latex, markdown
 from fcn.report.paper import PaperNumber, parse_tables, read_paper
 from fcn.report.publish import publish
@@ -1251,6 +1259,19 @@ def test_examples_are_of_the_main_label_set(tmp_path: Path):
         assert example.pictures[1] == label_map(geometric[example.id], "truth")
         assert [name for _, name in example.classes] == ["sky", "vertical", "void"]
         assert example.pictures[3].caption.endswith(f": {100 * scores[example.id]:.1f}")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_photograph_lies_as_its_label_map(tmp_path: Path, orientation: int):
+    path, pixels = tmp_path / "a.tif", np.zeros((4, 8, 3), np.uint8)
+    pixels[:, :4] = 255  # the left half
+    tags = {ORIENTATION: orientation}
+    Image.fromarray(pixels).save(path, compression="tiff_lzw", tiffinfo=tags)
+    picture = photograph(path, "a")
+    data = base64.b64decode(picture.uri.partition(",")[2])
+    shown = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    assert shown.shape == (picture.height, picture.width) and picture.width == 2 * picture.height
+    assert shown[:, 0].min() > 200 and shown[:, -1].max() < 50
 
 
 def test_runs_of_ones_own_have_examples_and_their_title(tmp_path: Path):

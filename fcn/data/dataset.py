@@ -12,6 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from fcn.data.labels import stored
 from fcn.errors import UserError
 from fcn.files import read_object
 
@@ -98,7 +99,8 @@ class SegmentationSet(Dataset[dict[str, Any]]):
     def _read(self, i: int, key: str) -> np.ndarray:
         path = self.folder / self._rows[i][key]
         try:
-            with Image.open(path) as image:
+            with Image.open(path) as opened:
+                image = stored(opened)
                 if key in self.labels:
                     return np.array(image)
                 if key == "depth":

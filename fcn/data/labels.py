@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from fcn.errors import UserError
 from fcn.files import atomic_file
@@ -15,6 +15,17 @@ from fcn.files import atomic_file
 VOID = 255  # in every array and file of ours
 
 INDEX_MODES = {"1", "P", "L", "I", "I;16", "I;16B"}
+ORIENTATION = ExifTags.Base.Orientation
+# By orientation, what undoes the turn that Pillow gives a TIFF.
+TURNED_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 CONVERT = "convert the label images to class indices, as 8-bit grey or palette PNGs"
 
 
@@ -57,13 +68,30 @@ def check_label(values: np.ndarray, source: object, classes: int, void: int | No
     return np.where(is_void, VOID, values).astype(np.uint8)
 
 
+def stored(image: ImageFile.ImageFile) -> Image.Image:
+    """An image that was just opened, decoded to its end, in the pixels that its file stores.
+
+    Labels lie on stored pixels, so no reader applies an orientation. Pillow does while it decodes a
+    TIFF, and drops the tag; both are put back here, and every image carries its own orientation.
+    """
+    orientation = image.getexif().get(ORIENTATION, 1) if image.format == "TIFF" else 1
+    if orientation in TURNED_BACK:
+        image.filename = ""  # mapped into memory by name, rows of the turned width would be read
+    image.load()
+    if orientation not in TURNED_BACK or ORIENTATION in image.getexif():
+        return image
+    back = image.transpose(TURNED_BACK[orientation])
+    back.getexif()[ORIENTATION] = orientation
+    return back
+
+
 def open_image(path: str | Path | BinaryIO, kind: str = "image") -> Image.Image:
-    """An image, decoded to its end; a missing, broken or huge one is a UserError."""
+    """An image as ``stored`` gives it; a missing, broken or huge one is a UserError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                image.load()
+                return stored(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such {kind.removesuffix(' image')} file.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -71,7 +99,6 @@ def open_image(path: str | Path | BinaryIO, kind: str = "image") -> Image.Image:
         raise UserError(f"{path}: an image of more than {most} pixels; cut it up.") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a readable {kind} ({error}).") from None
-    return image
 
 
 def _packed_colours(image: Image.Image) -> np.ndarray:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from fcn.data.labels import VOID, label_png, open_image
+from fcn.data.labels import ORIENTATION, VOID, label_png, open_image
 from fcn.data.readers import READERS, Input, Item
 from fcn.data.splits import OURS, read_ids, resolve
 from fcn.errors import UserError
@@ -215,7 +215,7 @@ def _write_item(item: Item, folder: Path, own: bool) -> tuple[dict[str, Any], st
         row[key] = f"{'images' if key == 'image' else key}/{item.id}{suffix}"
         image = _write_input(key, source, folder / row[key], own)
         width, height = image.size
-        turned |= own and image.getexif().get(ExifTags.Base.Orientation, 1) > 1
+        turned |= own and image.getexif().get(ORIENTATION, 1) > 1
         if key == "image":
             row |= {"height": height, "width": width}
         elif (height, width) != (row["height"], row["width"]):
@@ -272,7 +272,7 @@ def _turned(source: Input) -> str:
     if not isinstance(source, Path):
         return ""
     with Image.open(source) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        turned = image.getexif().get(ORIENTATION, 1) > 4
     return " (its EXIF orientation turns it when shown; store it turned)" if turned else ""
 
 

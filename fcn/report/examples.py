@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fcn.data.labels import VOID, read_label, voc_palette
+from fcn.data.labels import VOID, read_label, stored, voc_palette
 from fcn.errors import UserError
 from fcn.files import read_json
 from fcn.report.results import RunResult, SeedResult, shown
@@ -121,7 +121,7 @@ def _palette() -> np.ndarray:
 
 def photograph(path: Path, caption: str) -> Picture:
     with Image.open(path) as opened:
-        image = opened.convert("RGB")
+        image = stored(opened).convert("RGB")
     size = _scaled(image.size)
     uri = _uri(image.resize(size, Image.Resampling.LANCZOS), "JPEG", quality=80, optimize=True)
     return Picture(uri, caption, *size)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fcn.data.hha import Camera, hha
-from fcn.data.labels import check_label
+from fcn.data.labels import check_label, stored
 from fcn.data.readers.items import Contents, Input, Item, class_names, files_by_id
 from fcn.errors import UserError
 from fcn.files import write_text
@@ -188,7 +188,7 @@ def _depth_file(path: Path) -> np.ndarray:
     """A depth PNG in millimetres as metres, float64 (H, W)."""
     try:
         with Image.open(path) as image:
-            values = np.asarray(image, np.float64)
+            values = np.asarray(stored(image), np.float64)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a readable image ({error}).") from None
     if values.ndim != 2:
