@@ -213,16 +213,18 @@ def contents_hash(definition: Mapping[str, Any]) -> str:
 def source_hash(definition: Mapping[str, Any]) -> str:
     """``contents_hash``, of a folder of one's own with the name, size and time of its files.
 
-    Files whose name begins with a dot are not looked at.
+    Hidden files, and those in hidden folders such as .git, are not looked at: tools that write
+    there change nothing of the data.
     """
     found = contents_hash(definition)
     if "path" not in definition:
         return found
     root = ROOT / at_home(definition["path"])
     files = [
-        (place.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+        (below.as_posix(), status.st_size, status.st_mtime_ns)
         for place in files_below(root)
-        if not place.name.startswith(".")
+        for below in [place.relative_to(root)]
+        if not any(part.startswith(".") for part in below.parts)
         for status in [place.stat(follow_symlinks=place.exists())]
     ]
     return fingerprint([found, sorted(files)])

@@ -101,6 +101,18 @@ def test_linked_folders_are_read_and_watched(own, tmp_path):
     assert source_hash(definition) != before
 
 
+def test_hidden_files_and_those_of_hidden_folders_are_not_watched(own):
+    """`git status` writes .git/index."""
+    root, definition, _ = own
+    before = source_hash(definition)
+    for name in (".a.swp", ".git/index", "JPEGImages/.cache/deep/a.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+        assert source_hash(definition) == before, name
+    (root / "JPEGImages/a.b").write_text("x")  # a dot within a name hides nothing
+    assert source_hash(definition) != before
+
+
 def die(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
