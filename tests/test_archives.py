@@ -149,7 +149,8 @@ def define(server, body=BODY, **more):
 
 
 def kept(data_dir):
-    return {p.name for p in (data_dir / "archives").iterdir() if not p.name.endswith(".lock")}
+    names = {p.name for p in (data_dir / "archives").iterdir()}
+    return {name for name in names if not name.endswith((".lock", ".subset"))}
 
 
 # ---- fetching ------------------------------------------------------------------------------------
@@ -570,8 +571,50 @@ def test_what_came_before_the_declaration_is_not_taken_for_whole(mirror, server,
     sidecar.unlink()  # as Snakemake does before it fetches again: no less a subset
     again = fetch("a.tar", {"urls": []}, tmp_path, address, True)
     assert again["subset"] is True and again["url"] != "placed by hand"
-    sidecar.unlink()  # the official file after all
+
+
+def test_an_official_file_of_an_undeclared_mirror_is_kept_without_its_sidecar(mirror, tmp_path):
+    address, put = mirror
+    put("a.tar", BODY)
+    fetch("a.tar", {"urls": []}, tmp_path, address)
+    (tmp_path / "archives/a.tar.json").unlink()
     assert fetch("a.tar", {"urls": []}, tmp_path)["url"] == "placed by hand"
+    assert fetch("a.tar", {"urls": []}, tmp_path, address)["subset"] is False
+
+
+def test_a_subset_is_one_also_without_its_sidecar(mirror, server, tmp_path):
+    """Snakemake deletes it before it fetches again, and of many archives no digest is known."""
+    address, put = mirror
+    put("a.tar", b"part of it")
+    path, unknown = tmp_path / "archives/a.tar", {"urls": [url(server, "/a.tar")]}
+    before = fetch("a.tar", unknown, tmp_path, address, True)
+    refusals = []
+    for _ in range(2):
+        with pytest.raises(UserError, match="a subset of the official archive, from") as told:
+            fetch("a.tar", unknown, tmp_path)
+        refusals.append(str(told.value))
+        path.with_name("a.tar.json").unlink(missing_ok=True)
+    assert refusals[0] == refusals[1]
+    assert fetch("a.tar", unknown, tmp_path, mirror_is_subset=True) == before
+    path.with_name("a.tar.json").unlink()
+    path.write_bytes(BODY)  # another file, placed by hand: what is known of the old one is void
+    assert fetch("a.tar", unknown, tmp_path)["subset"] is False
+    assert kept(tmp_path) == {"a.tar", "a.tar.json"}
+    assert not path.with_name(".a.tar.subset").exists()
+
+
+def test_a_whole_archive_leaves_no_trace_of_a_subset(mirror, server, tmp_path):
+    address, put = mirror
+    put("a.tar", b"part of it")
+    path, unknown = tmp_path / "archives/a.tar", {"urls": [url(server, "/a.tar")]}
+    fetch("a.tar", unknown, tmp_path, address, True)
+    path.unlink()
+    server.scripts["/a.tar"] = [answer(body=BODY)]
+    whole = fetch("a.tar", unknown, tmp_path)
+    assert whole["subset"] is False and path.read_bytes() == BODY
+    assert not path.with_name(".a.tar.subset").exists()
+    path.with_name("a.tar.json").unlink()
+    assert fetch("a.tar", unknown, tmp_path)["subset"] is False
 
 
 def test_a_mirror_is_never_written_to(server, tmp_path):

@@ -229,6 +229,14 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def _marker(path: Path) -> Path:
+    """The copy of a subset's sidecar that says what it is when the sidecar is gone.
+
+    Snakemake deletes the sidecar, a declared output, before it fetches again.
+    """
+    return path.with_name(f".{path.name}.subset")
+
+
 def _present(
     path: Path, definition: dict[str, Any], subsets_allowed: bool, mirrored: bool
 ) -> dict[str, Any] | None:
@@ -239,11 +247,7 @@ def _present(
     if _sidecar(path).exists():
         sidecar = read_object(_sidecar(path), "subset", "url", "size", "sha256")
         if sidecar["subset"] and not subsets_allowed:
-            raise UserError(
-                f"{path}: a subset of the official archive, from {sidecar['url']}. Declare "
-                "`mirror_is_subset=true` (of a stage: --mirror-is-subset) to go on with it, "
-                "or delete it to fetch the whole."
-            )
+            raise _undeclared_subset(path, sidecar["url"])
         whole = sidecar["subset"] or (
             verify.covers(sidecar, definition) and verify.verified_by(sidecar, definition)
         )
@@ -254,12 +258,33 @@ def _present(
     unsure = not verified_by or (mirrored and verified_by == "nothing")
     if subsets_allowed and unsure:  # only its sidecar told a subset from damage or from the whole
         return None
+    marked = _marked(path, facts)
+    if marked and verified_by in ("", "nothing"):
+        if not subsets_allowed:
+            raise _undeclared_subset(path, marked["url"])
+        return _record(path, marked["url"], facts, True, marked["verified_by"])
     if not verified_by:
         difference = verify.difference("the file here", facts, definition)
         raise UserError(f"{path}: {difference}; delete it and run again.")
     same = facts["sha256"] == sidecar.get("sha256")  # of which a digest was learned since
     url = sidecar["url"] if same else "placed by hand"
     return _record(path, url, facts, False, verified_by)
+
+
+def _undeclared_subset(path: Path, url: str) -> UserError:
+    return UserError(
+        f"{path}: a subset of the official archive, from {url}. Declare `mirror_is_subset=true` "
+        "(of a stage: --mirror-is-subset) to go on with it, or delete it to fetch the whole."
+    )
+
+
+def _marked(path: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """What the marker of a subset says, where it is of the file that is here."""
+    marker = _marker(path)
+    if not marker.exists():
+        return None
+    known = read_object(marker, "url", "sha256", "verified_by")
+    return known if known["sha256"] == facts["sha256"] else None
 
 
 def _keep(
@@ -286,6 +311,10 @@ def _record(
         "verified_by": verified_by,
     }
     discard(path)
+    if subset:
+        write_json(_marker(path), sidecar)
+    else:
+        _marker(path).unlink(missing_ok=True)
     write_json(_sidecar(path), sidecar)
     return sidecar
 
