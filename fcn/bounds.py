@@ -211,14 +211,19 @@ class _Member(io.BytesIO):
 def _labels(
     place: Path, classes: int, void: int, ids: set[str] | None = None
 ) -> Iterator[np.ndarray]:
-    """The label maps of a folder or tar; of ``ids`` alone, which must all be there."""
-    found = set()
+    """The label map of each image of a folder or tar; of ``ids`` alone, which must all be there."""
+    found: dict[str, str] = {}  # image -> its file
 
     def wanted(name: str) -> bool:
         image = PurePosixPath(name)
         if image.suffix != ".png" or (ids is not None and image.stem not in ids):
             return False
-        found.add(image.stem)
+        if image.stem in found:
+            raise UserError(
+                f"{place}: {found[image.stem]} and {name} are both labels of image {image.stem}; "
+                "give a folder or tar that holds one label PNG of each image."
+            )
+        found[image.stem] = name
         return True
 
     if place.is_dir():
@@ -228,8 +233,7 @@ def _labels(
     else:
         for label in _in_tar(place, wanted):
             yield read_label(label, classes, void, CONVERT)
-    if ids is not None and found < ids:
-        missing = sorted(ids - found)
+    if ids is not None and (missing := sorted(ids - found.keys())):
         raise UserError(
             f"{place}: lacks the labels of {len(missing)} of the {len(ids)} images of the split, "
             f"such as {missing[0]}.png."

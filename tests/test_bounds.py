@@ -195,6 +195,22 @@ def test_folder_and_tar_agree(tmp_path):
     assert results[0]["methods"] == results[1]["methods"]
 
 
+@pytest.mark.parametrize("split", ["all", "part"])
+def test_two_labels_of_an_image_are_told(tmp_path, monkeypatch, split):
+    """As in VOC's own archive, which has those of classes and of objects."""
+    write_labels(tmp_path / "labels")
+    monkeypatch.setattr(fcn.bounds, "CONFIG", tmp_path)
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/part.txt").write_text("1\n")
+    with tarfile.open(tmp_path / "labels.tar", "w") as archive:
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            archive.add(tmp_path / "labels/1.png", f"VOC/{folder}/1.png")
+    told = r"labels\.tar: VOC/SegmentationClass/1\.png and VOC/SegmentationObject/1\.png are both"
+    with pytest.raises(UserError, match=f"{told} labels of image 1; give a folder or tar"):
+        bounds_of_folder(tmp_path / "labels.tar", 2, VOID, "own", split, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_listed_split_is_taken_alone_and_whole(tmp_path, monkeypatch):
     write_labels(tmp_path / "labels", 4)
     with tarfile.open(tmp_path / "labels.tar", "w") as archive:
