@@ -244,8 +244,15 @@ def _in_tar(place: Path, wanted: Callable[[str], bool]) -> Iterator[_Member]:
     try:
         with tarfile.open(place) as archive:
             for member in archive:
-                if wanted(member.name) and (file := archive.extractfile(member)):
-                    yield _Member(file.read(), f"{place}: {member.name}")
+                if member.isdir() or not wanted(member.name):
+                    continue
+                file = archive.extractfile(member) if member.isreg() else None
+                if not file:  # a link may lead nowhere, or to itself
+                    raise UserError(
+                        f"{place}: {member.name} is a link or no file; pack the label PNGs "
+                        "themselves (tar --dereference --hard-dereference)."
+                    )
+                yield _Member(file.read(), f"{place}: {member.name}")
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         reason = (str(error) or repr(error)).splitlines()[0].rstrip(":")
         raise UserError(

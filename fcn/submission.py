@@ -196,8 +196,10 @@ def check_archive(path: Path, dataset: SegmentationSet, year: int) -> dict[str, 
                 place = PurePosixPath(member.name)
                 if member.isdir() and str(place) in above | set(folders):
                     continue
-                number, stream = folders.get(str(place.parent)), archive.extractfile(member)
-                if number is None or place.suffix != ".png" or not member.isreg() or not stream:
+                number = folders.get(str(place.parent))
+                # Of a link that leads nowhere there is nothing to extract.
+                stream = archive.extractfile(member) if member.isreg() else None
+                if number is None or place.suffix != ".png" or not stream:
                     faults.append(f"{member.name} does not belong there")
                 elif place.stem not in sizes:
                     faults.append(f"{place.stem} is not an image of the list")

@@ -211,6 +211,22 @@ def test_two_labels_of_an_image_are_told(tmp_path, monkeypatch, split):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("target", ["0.png", "nowhere.png", "link.png"])
+def test_a_link_in_a_tar_is_told(tmp_path, kind, target):
+    write_labels(tmp_path / "labels")
+    link = tarfile.TarInfo("some/link.png")
+    link.type, link.linkname = kind, target
+    folder = tarfile.TarInfo("some/folder.png")
+    folder.type = tarfile.DIRTYPE
+    with tarfile.open(tmp_path / "labels.tar", "w") as archive:
+        archive.add(tmp_path / "labels", "some")
+        archive.addfile(folder)
+        archive.addfile(link)
+    with pytest.raises(UserError, match=r"labels\.tar: some/link\.png is a link or no file; pack"):
+        bounds_of_folder(tmp_path / "labels.tar", 2, VOID, "own", "all", tmp_path / "r")
+
+
 def test_a_listed_split_is_taken_alone_and_whole(tmp_path, monkeypatch):
     write_labels(tmp_path / "labels", 4)
     with tarfile.open(tmp_path / "labels.tar", "w") as archive:

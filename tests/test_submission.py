@@ -209,9 +209,11 @@ def test_a_faulty_list_is_told(tmp_path, listed, change, message):
         check_archive(tgz(tmp_path / "a.tgz", change(good_files())), listed, 2012)
 
 
-def test_links_are_refused(tmp_path, listed):
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["2008_000002.png", "nowhere.png", f"{FIRST}.png"])
+def test_links_are_refused(tmp_path, listed, kind, target):
     link = tarfile.TarInfo(f"{FOLDER}/{FIRST}.png")
-    link.type, link.linkname = tarfile.SYMTYPE, "2008_000002.png"
+    link.type, link.linkname = kind, target
     path = tgz(tmp_path / "a.tgz", [(link, b""), *good_files()[1:]])
     with pytest.raises(UserError, match=f"{FIRST}.png does not belong there"):
         check_archive(path, listed, 2012)
