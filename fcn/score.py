@@ -59,7 +59,7 @@ def score_folders(truth: Path, pred: Path, classes: int, void: int = VOID) -> di
     for name, path in truths.items():
         true = read_label(path, classes, void, CONVERT)
         # Any 8-bit value; checked below.
-        guess = read_label(predictions[name], VOID, VOID, CONVERT)
+        guess = read_label(predictions[name], classes, VOID, CONVERT, beyond=True)
         if true.shape != guess.shape:
             sizes = ["x".join(map(str, reversed(array.shape))) for array in (guess, true)]
             raise UserError(

@@ -141,6 +141,11 @@ def test_a_reordered_voc_palette_is_told(tmp_path):
     palette_png(path, [[0, 1]], voc_palette()[[0, 255]])  # background and void
     with pytest.raises(UserError, match="re-ordered"):
         read_label(path, 21, 255)
+    black = [(0, 0, 0)] * 252
+    for array, entries in (([[0, 1, 2, 3]], [0, 3, 15, 255]), ([[0, 1, 2]], [3, 15, 0])):
+        palette_png(path, array, [*voc_palette()[entries], *black])  # filled up, as some tools do
+        with pytest.raises(UserError, match="re-ordered"):
+            read_label(path, 21, 255)
 
 
 VOC = voc_palette()
@@ -160,6 +165,8 @@ CAMVID = [(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40
         ([[0, 1, 2, 3]], 255, 255, CAMVID),  # its fifth colour is not VOC's
         ([[0, 1, 2, 3]], 5, None, CAMVID[:4]),
         ([[0, 1]], 2, 255, VOC[[0, 15]]),  # people alone, in VOC's colour of them
+        ([[0, 1, 3]], 21, 255, VOC[[0, 15, 7, 2]]),  # an optimiser drops what is unused: no. 2
+        ([[0, 1]], 21, 255, [*VOC[[0, 15, 7]], *[(0, 0, 0)] * 253]),
     ],
 )
 def test_other_palettes_are_indices(tmp_path, array, classes, void, palette):

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from fcn.__main__ import main
+from fcn.data.labels import voc_palette
 from fcn.errors import UserError
 from fcn.metrics import scores
 from fcn.score import score_folders
@@ -32,6 +33,19 @@ def folders(tmp_path):
     save(tmp_path / "pred/a.png", [[0, 1], [0, 0]], "P")
     save(tmp_path / "pred/b.png", [[2, 0, 0]])
     return tmp_path / "truth", tmp_path / "pred"
+
+
+def test_colours_beyond_the_classes_are_somebodys_own(folders):
+    """As CamVid's: four of VOC's colours, of which one is that of VOC's class 7."""
+    before = score(folders)
+    image = Image.fromarray(np.array([[0, 1], [0, 0]], np.uint8))
+    image.putpalette(voc_palette()[[7, 1]].tobytes())
+    image.save(folders[1] / "a.png")
+    assert score(folders) == before
+    image.putpalette(voc_palette()[[3, 1]].tobytes())
+    image.save(folders[1] / "a.png")
+    with pytest.raises(UserError, match=r"pred/a\.png: its palette was re-ordered"):
+        score(folders)
 
 
 def score(folders, classes=4, void=255):

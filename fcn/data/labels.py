@@ -126,8 +126,8 @@ def _grey_step(path: str | Path | BinaryIO) -> int:
 def _reordered(image: Image.Image, classes: int, void: int | None) -> bool:
     """Whether the indices of a palette image are not those of the VOC colours that they stand for.
 
-    So PNG optimisers leave them. Grey palettes, and those with a colour that VOC's lacks or has for
-    no class of ``classes``, are somebody's own.
+    So PNG optimisers leave them, with the colours in use alone. Grey palettes, and those with a
+    colour that is unused, that VOC's lacks or has for no class of ``classes``, are somebody's own.
     """
     palette = np.asarray(image.getpalette() or [], np.uint8).reshape(-1, 3)
     index = {colour: i for i, colour in enumerate(_pack(voc_palette()).tolist())}
@@ -136,26 +136,32 @@ def _reordered(image: Image.Image, classes: int, void: int | None) -> bool:
     used = np.flatnonzero(image.histogram()).tolist()
     if len(theirs) < len(found) or used[-1] >= len(found):
         return False
-    if (palette[used] == palette[used, :1]).all():
+    coloured = np.flatnonzero(palette.any(axis=1)).tolist()
+    end = max([*used, *coloured]) + 1  # from there the palette is filled up with black
+    if len(used) < end or (palette[used] == palette[used, :1]).all():
         return False
     if not all(theirs[i] < classes or theirs[i] in (VOID, void) for i in used):
         return False
     return any(
-        theirs.get(theirs[i]) != theirs[i]  # not where a short palette was filled up with black
+        theirs.get(theirs[i]) != theirs[i]  # not where it has a colour twice
         and not (i == void and theirs[i] == VOID)
         for i in used
     )
 
 
 def read_label(
-    path: str | Path | BinaryIO, classes: int, void: int | None, remedy: str | None = None
+    path: str | Path | BinaryIO,
+    classes: int,
+    void: int | None,
+    remedy: str | None = None,
+    beyond: bool = False,
 ) -> np.ndarray:
     """Read an index PNG (palette or grey of 1 to 16 bits) as uint8 (H, W): 0..classes-1, void 255.
 
     ``void`` is the value that means void in the file, None if it has none. A file in colour, or
     with a value that is neither a class nor void, is a UserError, as is one in VOC's palette with
     its entries in another order; ``remedy`` is what it advises for colours where there is no
-    definition of a data set to change.
+    definition of a data set to change. ``beyond`` lets values pass that are no class, up to 254.
     """
     image = open_image(path, "label image")
     if image.mode == "P" and _reordered(image, classes, void):
@@ -174,7 +180,7 @@ def read_label(
             values = values + 0
         elif image.mode == "L" and image.format == "PNG":
             values = values // _grey_step(path)
-        return check_label(values, path, classes, void)
+        return check_label(values, path, VOID if beyond else classes, void)
     if image.mode not in ("RGB", "RGBA", "CMYK", "LA", "PA"):
         raise UserError(
             f"{path}: a label of mode {image.mode}; store class indices as an 8-bit PNG."
