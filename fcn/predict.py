@@ -273,23 +273,37 @@ def overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where((labels == VOID)[..., None], image, mixed)
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file is by whatever name, None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _check_outputs(images: Sequence[Path], out: Path, with_overlay: bool) -> None:
-    """Refuse, before any work, outputs that would replace each other or an input."""
-    made: dict[Path, Path] = {}
-    inputs = {path.resolve(): path for path in images}
+    """Refuse, before any work, outputs that would replace each other or an input.
+
+    Also where only capitals tell their names apart: on many file systems they are one file.
+    """
+    made: dict[str, tuple[str, Path]] = {}  # by its name without capitals: name, image
+    inputs = {_identity(path) for path in images} - {None}
     for path in images:
         for name in (f"{path.stem}.png", f"{path.stem}_overlay.png")[: 1 + with_overlay]:
             target = out / name
-            if target in made:
+            if name.casefold() in made:
+                first, other = made[name.casefold()]
+                where = "" if first == name else ", where capitals and small letters are the same"
                 raise UserError(
-                    f"{made[target]} and {path} would both be written to {target}; rename one, or "
+                    f"{other} and {path} would both be written to {target}{where}; rename one, or "
                     "label them into different folders."
                 )
-            if target.resolve() in inputs:
+            if _identity(target) in inputs:
                 raise UserError(
                     f"{target} is one of the images, labels would replace it; choose another --out."
                 )
-            made[target] = path
+            made[name.casefold()] = name, path
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -286,7 +286,8 @@ def test_a_folder_means_its_images_and_bad_ones_do_not_stop_the_rest(slim, tmp_p
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (("1/x.png", "2/x.jpg"), (), "would both be written to"),
+        (("1/x.png", "2/x.jpg"), (), "out/x.png; rename one"),
+        (("1/X.png", "2/x.jpg"), (), "out/x.png, where capitals and small letters are the same;"),
         (("1/x.png", "2/x_overlay.jpg"), ("--overlay",), "would both be written to"),
         (("out/x.png",), (), "is one of the images"),
     ],
@@ -300,6 +301,23 @@ def test_outputs_that_would_be_lost_are_refused_before_work(
     assert message in capsys.readouterr().err
     assert [p.read_bytes() for p in images] == before
     assert not (tmp_path / "out").exists() or len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_an_image_is_not_replaced_under_another_name(tmp_path, capsys):
+    """A hard link, as capitals make no other file on many systems: x.PNG is there also x.png."""
+    image = photo(tmp_path / "in/x.PNG", (5, 5))
+    for name in ("x.png", "x_overlay.png"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).hardlink_to(image)
+        assert run("--overlay", image, weights=tmp_path / "none", out=tmp_path / "out") == 2
+        assert f"{name} is one of the images, labels would replace it" in one_error(capsys)
+        (tmp_path / "out" / name).unlink()
+
+
+def test_an_image_that_is_given_twice_is_told(tmp_path, capsys):
+    image = photo(tmp_path / "x.png", (5, 5))
+    assert run(image, image, weights=tmp_path / "none", out=tmp_path / "out") == 2
+    assert "would both be written to" in one_error(capsys)
 
 
 def one_error(capsys):
