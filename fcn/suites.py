@@ -421,6 +421,9 @@ class _Resolver:
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """As ``weights``, for a run that starts from other runs."""
         parents = _parents_of(key, self.entries[key])
+        fused = "runs" in self.entries[key]["weights"]
+        if fused:
+            self.a_run_for_each_input(net, parents, where)
         hashes: dict[str, str] = {}
         conventions: dict[str, dict[str, Any]] = {}
         for part, name in parents.items():
@@ -430,14 +433,35 @@ class _Resolver:
             parent = self.run(name)
             self.same_layers(net, parent.config["net"], name, where)
             hashes[part] = parent.hash
+            reads = {**NET_OPTIONS, **parent.config["net"]}["inputs"]
+            if fused and part not in reads:
+                raise UserError(
+                    f"{where}.weights.runs.{part}: {name} does not read {part} but "
+                    f"{' and '.join(reads)}; name a run that reads {part}."
+                )
             known = {"image": parent.config["input"], **parent.config.get("inputs", {})}
-            conventions.update(known if part == "run" else {part: known[part]})
+            conventions.update({part: known[part]} if fused else known)
         dataset = self.suite.datasets[key.split("/")[0]]
         wanted = _conventions(net, next(iter(conventions.values())), dataset, where)
         inputs = {part: conventions.get(part, usual) for part, usual in wanted.items()}
-        if "run" in parents:
-            return {"run": parents["run"], "hash": hashes["run"]}, inputs
-        return {"runs": parents, "hashes": hashes}, inputs
+        if fused:
+            return {"runs": parents, "hashes": hashes}, inputs
+        return {"run": parents["run"], "hash": hashes["run"]}, inputs
+
+    @staticmethod
+    def a_run_for_each_input(
+        net: Mapping[str, Any], parents: Mapping[str, str], where: str
+    ) -> None:
+        """UserError where the runs named by input are not those of the streams of a late fusion."""
+        options = {**NET_OPTIONS, **net}
+        reads = options["inputs"]
+        one_stream = len(reads) == 1 or options["fusion"] != "late"
+        if one_stream or set(parents) != set(reads):
+            raise UserError(
+                f"{where}.weights.runs: names runs for {' and '.join(parents)}, but the net reads "
+                f"{' and '.join(reads)}{' in one stream' * one_stream}; a late fusion "
+                "starts from one run for each of its inputs, any other net from `run`."
+            )
 
     @staticmethod
     def same_layers(

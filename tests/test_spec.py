@@ -734,6 +734,41 @@ def test_late_fusion_starts_from_a_run_for_each_input(write_suite):
     )
 
 
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (
+            {"weights": {"runs": {"image": "run", "depth": "tiny/run"}}},
+            ".runs.depth: tiny/run does not read depth but image; name a run that reads depth.",
+        ),
+        (  # of every run the image's convention is known, whether it reads images or not
+            {"weights": {"runs": {"image": "deep", "depth": "deep"}}},
+            ".runs.image: tiny/deep does not read image but depth; name a run that reads image.",
+        ),
+        (
+            {"weights": {"runs": {"image": "run", "hha": "deep"}}},
+            ".runs: names runs for image and hha, but the net reads image and depth; a late fusion",
+        ),
+        (
+            {"weights": {"runs": {"image": "run", "depth": "deep", "hha": "deep"}}},
+            ".runs: names runs for image and depth and hha, but the net reads image and depth; a",
+        ),
+        (
+            {"net": {"base": "slim", "inputs": ["image", "depth"]}},
+            ".runs: names runs for image and depth, but the net reads image and depth in one stre",
+        ),
+        (
+            {"net": "slim"},
+            ".runs: names runs for image and depth, but the net reads image in one stream; a late",
+        ),
+        ({"weights": {"runs": {"run": "run", "depth": "deep"}}}, ".runs: names runs for run and"),
+    ],
+)
+def test_late_fusion_of_runs_that_do_not_fit(write_suite, change, says):
+    runs = {**FUSED, "tiny/late": {**FUSED["tiny/late"], **change}}
+    assert f"runs.tiny/late.weights{says}" in sentence(write_suite({"runs": runs}))
+
+
 def test_means_of_a_data_set_stand_for_a_caffe_backbones(write_suite):
     means = {"datasets": {"tiny": {"means": {"image": [1.0, 2.0, 3.0]}}}}
     assert tiny_of(write_suite(means)).config["input"]["mean"] == [1.0, 2.0, 3.0]
