@@ -590,7 +590,9 @@ def bounds_records(table: Table, paper: Paper, results: Results) -> list[Record]
                     continue
                 for method, value in (values or {"": None}).items():
                     mean = None if value is None else value * column.scale
-                    compared = mean is not None and column.compare
+                    difference = None
+                    if mean is not None and column.compare:
+                        difference = mean - printed.number
                     records.append(
                         Record(
                             table=table.id,
@@ -604,7 +606,7 @@ def bounds_records(table: Table, paper: Paper, results: Results) -> list[Record]
                             ours_std=None,
                             seeds="",
                             n_seeds=0,
-                            difference=mean - printed.number if compared else None,
+                            difference=difference,
                             status="not run" if mean is None else "done",
                             config_hash="",
                             run="",
