@@ -1,12 +1,14 @@
 # make demo   set up .venv, run the demo suite, say where its report is
 # make test   set up .venv, run the tests
 # make lint   style, formatting and types
-# make bench  measure speed into reports/benchmarks.html; more options: python -m fcn bench --help
+# make bench  measure speed into reports/benchmarks.html; what needs more is named by options, all of them in
+#             python -m fcn bench --help: make bench BENCH="--peer DIR --weights FILE --data DIR --demo DIR"
 # make setup  only set up .venv, once, and again when a lock changes
 # make clean  remove .venv and caches; data/, results/ and reports/ stay
 # Needed: make and Python 3.11 or newer (another one than python3: make demo PYTHON=/path/to/python3.12).
 PYTHON ?= python3
 CORES ?= all
+BENCH ?=
 BIN := .venv/bin
 READY := .venv/.ready
 SNAKEMAKE := env -u PYTHONDONTWRITEBYTECODE PATH="$(CURDIR)/$(BIN):$$PATH" snakemake
@@ -28,7 +30,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m fcn bench
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m fcn bench $(BENCH)
 
 setup: $(READY)
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -28,10 +29,12 @@ from fcn.bench.floors import (
 from fcn.bench.page import write_page
 from fcn.bench.paired import alternate, ratio
 from fcn.bench.plain import Peer, PlainFCN, plain_step
+from fcn.bench.record import NEEDS, joined
 from fcn.errors import UserError
 from fcn.nets import build
 from fcn.nets.padded import for_inference
 from fcn.options import RECIPE_OPTIONS
+from fcn.schema import ROOT
 from fcn.suites import load_suite
 from fcn.weights.named import named_tensors, save
 
@@ -592,3 +595,86 @@ def test_a_path_that_is_not_there_is_refused_before_anything_is_measured(
     monkeypatch.setattr(run_module, "_measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError, match="nowhere"):
         run_module.bench("cpu", tmp_path, **{option: tmp_path / "nowhere"})
+
+
+# ------------------------------------------------------------------------------ what a record keeps
+
+
+def agreed(net="a", **more):
+    row = {"name": "reference", "agreement": 1.0, "goal": None, "met": True, "mean_iu": 0.4}
+    rows = [{**row, "images_per_second": 7.0}]
+    about = {"net": net, "dataset": "VOC", "split": "val", "images": 3, "pixels": 9, "rows": rows}
+    return about | more
+
+
+def whole_record(**changes):
+    """A record whose measurement had every option."""
+    case = measured()["cases"][0]
+    ported = {**case, "title": "with the port"}
+    ported["variants"] = [{**case["variants"][0], "name": "peer", "label": "the port"}]
+    stages = [{"stage": "train", "jobs": 2, "seconds": 70.0, "peak_bytes": 2**20}]
+    dag = {"wall_seconds": 100.0, "cores": 2, "jobs": 3, "snakemake_share": 0.2, "stages": stages}
+    rate = {"dataset": "VOC", "split": "val", "pixels_per_image": 2e5, "images_per_second": 400.0}
+    everything = {
+        "peer": {"name": "a/port", "commit": "fedcba9876543210"},
+        "cases": [case, ported],
+        "agreement": agreed(),
+        "loading": rate,
+        "dag": dag,
+        "missing": [],
+    }
+    return measured(**everything | changes)
+
+
+def later(**changes):
+    """A measurement without any option, on another day."""
+    origin = {**measured()["provenance"], "started": "2027-05-05"}
+    nothing = {"missing": list(NEEDS.values()), "start_seconds": 9.0, "provenance": origin}
+    return measured(**nothing | changes)
+
+
+def test_a_run_without_options_keeps_the_parts_that_it_did_not_measure(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks.json").write_text(json.dumps({"cpu": whole_record()}))
+    monkeypatch.setattr(run_module, "_measure", lambda *_: iter([later()]))
+    for _ in range(2):  # what is kept a second time is still of its own day
+        run_module.bench("cpu", tmp_path)
+        found = json.loads((tmp_path / "benchmarks.json").read_text())["cpu"]
+        assert [case["title"] for case in found["cases"]] == ["a case", "with the port"]
+        assert "origin" not in found["cases"][0] and found["peer"] is None
+        (entry,) = found["agreement"]
+        for part in (found["cases"][1], entry, found["loading"], found["dag"]):
+            assert part["origin"]["started"] == "2026-01-01"
+            assert part["origin"]["peer"]["name"] == "a/port"
+        assert found["dag"]["start_seconds"] == 2.0  # of that day, not of this one
+        assert found["missing"] == [] and found["provenance"]["started"] == "2027-05-05"
+    text = (tmp_path / "benchmarks.html").read_text()
+    kept = "Kept from an earlier measurement: 2026-01-01, a processor, code 0 abc with uncommitted"
+    assert text.count(kept) == 4 and text.count("a/port fedcba9876") == 4
+
+
+def test_what_was_measured_anew_takes_the_old_parts_place():
+    """An agreement is that of a net on a split: those of other nets stay."""
+    old = whole_record(agreement=[agreed(seed=0), agreed(seed=1), agreed("b"), agreed("c")])
+    own = [agreed(seed=0, images=50), agreed("b", seed=7)]
+    found = joined(whole_record(agreement=own), old)
+    names = [(e["net"], e.get("seed"), e["images"], "origin" in e) for e in found["agreement"]]
+    anew = [("a", 0, 50, False), ("b", 7, 3, False)]
+    assert names == [*anew, ("a", 1, 3, True), ("c", None, 3, True)]
+    assert not any("origin" in part for part in (*found["cases"], found["loading"], found["dag"]))
+    assert len(found["cases"]) == 2
+
+
+def test_passes_that_were_not_made_are_kept():
+    evaluation, loop = {"seconds": 1.0}, {"step_ms": 2.0}
+    old = whole_record(passes={"evaluation": evaluation, "loop": loop})
+    found = joined(whole_record(passes={"loop": {"step_ms": 3.0}}), old)["passes"]
+    assert found["loop"] == {"step_ms": 3.0}
+    assert found["evaluation"]["seconds"] == 1.0 and found["evaluation"]["origin"]
+
+
+def test_make_hands_its_options_on():
+    said = subprocess.run(
+        ["make", "-n", "bench", "BENCH=--quick --images 3"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said.rstrip().endswith("-m fcn bench --quick --images 3")

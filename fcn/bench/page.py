@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from fcn.bench.record import entries
 from fcn.files import write_text
 from fcn.report.page import environment
 
@@ -51,7 +52,7 @@ def write_page(measured: dict[str, Any], path: Path) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    loaded.filters.update(figure=_figure, ms=_ms, percent=_percent)
+    loaded.filters.update(figure=_figure, ms=_ms, percent=_percent, entries=entries)
     devices = [(key, DEVICES[key], measured[key]) for key in DEVICES if key in measured]
     page = loaded.get_template("benchmarks.html.j2").render(
         style=_style(), devices=devices, gpu="cuda" in measured

@@ -12,6 +12,7 @@ from fcn.bench import cases, memory, scale
 from fcn.bench.floors import ceilings, floors_of, on_meta, per_layer
 from fcn.bench.page import write_page
 from fcn.bench.plain import Peer
+from fcn.bench.record import NEEDS, joined
 from fcn.data.dataset import SegmentationSet
 from fcn.data.scenes import semantic_classes
 from fcn.device import chosen
@@ -44,6 +45,8 @@ def bench(
 ) -> dict[str, Any]:
     """Measure and write ``benchmarks.json`` (a key for each kind of device) and the page.
 
+    What an option that is not given would have measured stays as the last record has it
+    (``fcn.bench.record``).
     What was measured before a stop stays in ``benchmarks.partial.json``, of the same form.
 
     Args:
@@ -70,7 +73,7 @@ def bench(
     with chosen(device_name) as device, on_stream(device):
         for found in _measure(device, quick, port, weights, data, split, images, dag):
             write_json(partial, {device.type: found})
-    known[device.type] = found
+    known[device.type] = joined(found, known.get(device.type))
     write_json(path, known)
     write_page(known, out / "benchmarks.html")
     partial.unlink()
@@ -117,16 +120,13 @@ def _measure(
         found["provenance"] = clock.provenance(precision="see variants", seed=0)
         return found
 
-    if peer is None:
-        missing.append(
-            "The public port was not measured; give a checkout of wkentaro/pytorch-fcn with --peer."
-        )
-    if not (weights and data):
-        missing.append("Agreement of the precisions on images needs --weights and --data.")
-    if not data:
-        missing.append("Loading needs --data.")
-    if dag is None and device.type == "cpu":
-        missing.append("The DAG's share of the demo needs --demo, a tree in which it has run.")
+    given = {
+        "peer": peer is not None,
+        "agreement": bool(weights and data),
+        "loading": bool(data),
+        "dag": dag is not None or device.type != "cpu",
+    }
+    missing += [NEEDS[part] for part, there in given.items() if not there]
     _say("ceilings of the machine")
     rates = ceilings(device)
     _say("floors of the nets")
