@@ -174,11 +174,19 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="fewer rounds")
     for option, text in (
         ("peer", "a checkout of wkentaro/pytorch-fcn to compare with"),
-        ("weights", "a run's model.safetensors: agreement of bf16 with fp32 (needs --data)"),
         ("data", "a prepared data set (data/prepared/NAME)"),
         ("demo", "a working tree in which the demo has run: the DAG's own share"),
     ):
         bench.add_argument(f"--{option}", type=_path, metavar="PATH", help=text)
+    bench.add_argument(
+        "--weights",
+        type=_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a run's model.safetensors: agreement of bf16 with fp32 (needs --data); several: "
+        "once for each",
+    )
     bench.add_argument("--split", default="val", help="of --data (default: %(default)s)")
     bench.add_argument("--images", type=_positive, default=50, metavar="N", help="of the agreement")
     score = stage("score", "Score label PNGs against truth PNGs.")

@@ -30,6 +30,7 @@ from fcn.bench.page import write_page
 from fcn.bench.paired import alternate, ratio
 from fcn.bench.plain import Peer, PlainFCN, plain_step
 from fcn.bench.record import NEEDS, joined
+from fcn.data.dataset import SegmentationSet
 from fcn.errors import UserError
 from fcn.nets import build
 from fcn.nets.padded import for_inference
@@ -291,32 +292,88 @@ def test_kept_memory_is_measured_in_processes_of_their_own():
     assert found["fast"] == "ours, bf16" and found["goal"] is None
 
 
-def test_agreement_sees_a_wrong_variant(data_dir, tmp_path, monkeypatch):
-    net = cases.fresh(slim("voc-fcn32s"), 21, CPU)
-    info = json.loads((data_dir / "prepared" / "tiny" / "dataset.json").read_text())
-    net = cases.fresh(slim("voc-fcn32s"), len(info["classes"]["semantic"]), CPU)
+@pytest.fixture
+def weights_on_images(data_dir, tmp_path):
+    """Weights as a run leaves them, of random numbers, and prepared images of their classes."""
+    prepared = data_dir / "prepared" / "tiny"
+    info = json.loads((prepared / "dataset.json").read_text())
     convention = {"order": "bgr", "mean": [104.0, 117.0, 123.0], "std": [1.0, 1.0, 1.0]}
-    about = {"net": slim("voc-fcn32s"), "classes": info["classes"], "input": convention}
-    save(tmp_path / "model.safetensors", named_tensors(net), about)
-    arguments = (tmp_path / "model.safetensors", data_dir / "prepared" / "tiny", "val", 3, CPU)
-    found = {row["name"]: row for row in cases.agreement(*arguments)["rows"]}
+
+    def save_net(name="voc-fcn32s", **options):
+        net = slim(name, **options)
+        about = {"net": net, "classes": info["classes"], "input": convention}
+        built = cases.fresh(net, len(info["classes"]["semantic"]), CPU)
+        path = tmp_path / f"{name}.safetensors"
+        save(path, named_tensors(built), about | {"run": f"tiny/{name}", "seed": 3})
+        return path, prepared
+
+    return save_net
+
+
+def agreement_rows(weights, prepared):
+    found = cases.agreement(weights, prepared, "val", 3, CPU, RATES)
+    assert (found["net"], found["seed"], found["images"]) == ("tiny/voc-fcn32s", 3, 3)
+    return {row["name"]: row for row in found["rows"]}
+
+
+def test_agreement_of_right_variants(weights_on_images):
+    weights, prepared = weights_on_images()
+    found = agreement_rows(weights, prepared)
     assert found["reference"]["agreement"] == 1
     assert found["fp32"]["agreement"] > 0.999 and found["bf16"]["agreement"] > 0.9
     assert found["fp32"]["mean_iu"] == pytest.approx(found["reference"]["mean_iu"], abs=1e-3)
+    classes = len(json.loads((prepared / "dataset.json").read_text())["classes"]["semantic"])
+    lean = for_inference(on_meta(slim("voc-fcn32s"), classes))
+    dataset = SegmentationSet(prepared, "val")
+    sizes = [dataset.sizes[i] for i in cases.evenly(len(dataset), 3)]
+    for name, precision in (("reference", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")):
+        row = found[name]
+        least = sum(forward_work(lean, size).floor_ms(precision, RATES) for size in sizes)
+        assert row["floor_images_per_second"] == pytest.approx(3e3 / least)
+        assert row["multiple"] == pytest.approx(3e3 / least / row["images_per_second"])
 
+
+@pytest.mark.parametrize("wrong", ["nothing", "argmax", "mean IU"])
+def test_agreement_sees_a_wrong_variant(weights_on_images, monkeypatch, wrong):
+    """Each of both alone: other labels at void pixels, which no mean IU sees; and a few pixels, too
+    few for the argmax, of a class that was never right."""
+    weights, prepared = weights_on_images()
     true_net = cases.for_inference
+    dataset = SegmentationSet(prepared, "val")
+    truths = (dataset[i]["semantic"] for i in cases.evenly(len(dataset), 3))
 
     def broken(net, precision="fp32"):
-        fast = true_net(net, precision)
-        if precision == "bf16":
-            with torch.no_grad():
-                for parameter in fast.heads.parameters():
-                    parameter.neg_()
-        return fast
+        exact = true_net(net).exact()
+        exact.trunk = net.trunk
+        if precision != "bf16":
+            return exact
+
+        def variant(x):
+            with torch.autocast("cpu", enabled=False):
+                scores = exact(x)["semantic"].clone()
+            labels, truth = scores[0].argmax(0), next(truths)
+            if wrong == "argmax":
+                chosen = truth == 255
+                wanted = (labels + 1) % len(scores[0])
+            elif wrong == "mean IU":
+                missed = [(truth == k) & (labels != k) for k in range(len(scores[0]))]
+                rare = min((m for m in missed if m.any()), key=lambda m: int(m.sum()))
+                chosen = rare & (rare.flatten().cumsum(0).view_as(rare) <= 2)
+                wanted = truth.long()
+            else:
+                return {"semantic": scores}
+            rows, columns = chosen.nonzero(as_tuple=True)
+            scores[0, wanted[rows, columns], rows, columns] = scores.max() + 1
+            return {"semantic": scores}
+
+        return variant
 
     monkeypatch.setattr(cases, "for_inference", broken)
-    row = {row["name"]: row for row in cases.agreement(*arguments)["rows"]}["bf16"]
-    assert row["agreement"] < 0.9 and not row["met"]
+    found = agreement_rows(weights, prepared)
+    row, off = found["bf16"], abs(found["bf16"]["mean_iu"] - found["reference"]["mean_iu"])
+    assert (row["agreement"] < 0.998) == (wrong == "argmax")
+    assert (off > 0.0005) == (wrong == "mean IU")
+    assert row["met"] == (wrong == "nothing")
 
 
 LOG = """
@@ -542,8 +599,9 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
     tiny = data_dir / "prepared" / "tiny"
     weights = tiny / "model.safetensors"
     device = torch.device(kind)
-    found = list(run_module._measure(device, True, None, weights, tiny, "val", 3, None))
+    found = list(run_module._measure(device, True, None, [weights] * 2, tiny, "val", 3, None))
     assert found[-1]["complete"] and len(found) >= len(asked)
+    assert asked.count("agreement") == 2  # one for each file of weights
     assert asked.count("inference") == 3 + (kind == "cuda") and asked.count("training") == 2
     only = {"cpu": {"harness", "memory"}, "cuda": {"evaluation", "loop"}}[kind]
     assert set(asked) == {"inference", "training", "agreement", "loading"} | only
@@ -584,7 +642,7 @@ def test_passes_over_real_images(data_dir, make_run):
 
 def test_weights_without_images_are_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(UserError, match="--data"):
-        run_module.bench("cpu", tmp_path, weights=tmp_path / "model.safetensors")
+        run_module.bench("cpu", tmp_path, weights=[tmp_path / "model.safetensors"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -100,6 +100,19 @@ def training_work(net: FCN, size: tuple[int, int], batch: int) -> Work:
     return Work(float(counter.get_total_flops()), forward.weights, forward.moved)
 
 
+def pass_floors(
+    net: FCN, sizes: list[tuple[int, int]], ceilings: dict[str, float]
+) -> dict[str, float]:
+    """Milliseconds at the least, by precision, to score images of these sizes one by one.
+
+    ``net`` is on the ``meta`` device.
+    """
+    lean = for_inference(net)
+    work = {size: forward_work(lean, size) for size in set(sizes)}
+    precisions = [p for p in ITEM if p in ceilings]
+    return {p: sum(work[size].floor_ms(p, ceilings) for size in sizes) for p in precisions}
+
+
 def on_meta(net: dict[str, Any], classes: int) -> FCN:
     """The net of a resolved configuration, without memory."""
     with torch.device("meta"):

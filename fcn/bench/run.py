@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def bench(
     out: Path = Path("reports"),
     quick: bool = False,
     peer: Path | None = None,
-    weights: Path | None = None,
+    weights: Sequence[Path] = (),
     data: Path | None = None,
     split: str = "val",
     images: int = 50,
@@ -52,7 +52,7 @@ def bench(
     Args:
         quick: fewer rounds.
         peer: a checkout of pytorch-fcn to compare with.
-        weights: a run's model.safetensors, for the agreement of the precisions.
+        weights: model.safetensors of runs, each for an agreement of the precisions.
         data: a prepared data set for the agreement and for loading.
         demo: a working tree in which the demo's DAG has run.
 
@@ -64,8 +64,8 @@ def bench(
     port = Peer(peer) if peer else None
     if data:
         SegmentationSet(data, split)
-    if weights:
-        cases.trained(weights)
+    for file in weights:
+        cases.trained(file)
     dag = scale.dag(demo) if demo else None  # a measurement takes long: first see that all is there
     path, partial = out / "benchmarks.json", out / "benchmarks.partial.json"
     known = read_json(path) if path.exists() else {}
@@ -88,7 +88,7 @@ def _measure(
     device: torch.device,
     quick: bool,
     peer: Peer | None,
-    weights: Path | None,
+    weights: Sequence[Path],
     data: Path | None,
     split: str,
     images: int,
@@ -231,9 +231,12 @@ def _measure(
         passes["loop"] = cases.loop(heavy, data, split, UPDATES[quick], device, workers)
         yield so_far()
     if weights and data:
-        _say("agreement of the precisions on images")
         few = 10 if quick else images
-        yield so_far(agreement=cases.agreement(weights, data, split, few, device))
+        agreed: list[dict[str, Any]] = []
+        for file in weights:
+            _say(f"agreement of the precisions on images: {file}")
+            agreed.append(cases.agreement(file, data, split, few, device, rates))
+            yield so_far(agreement=agreed)
     if data:
         seconds = 2.0 if quick or device.type == "cuda" else 8.0
         yield so_far(loading=cases.loading(data, split, seconds))
