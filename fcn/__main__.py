@@ -375,6 +375,7 @@ def _bench(args: argparse.Namespace) -> None:
         args.data,
         args.split,
         args.images,
+        args.canvas_images,
         args.demo,
     )
     print(f"{args.out / 'benchmarks.html'}", file=sys.stderr)

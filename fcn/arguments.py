@@ -189,6 +189,12 @@ def parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--split", default="val", help="of --data (default: %(default)s)")
     bench.add_argument("--images", type=_positive, default=50, metavar="N", help="of the agreement")
+    bench.add_argument(
+        "--canvas-images",
+        type=_positive,
+        metavar="N",
+        help="labelled on a larger canvas too (default: all of the split)",
+    )
     score = stage("score", "Score label PNGs against truth PNGs.")
     score.add_argument("--truth", type=_path, required=True, metavar="DIR", help="true label PNGs")
     score.add_argument(

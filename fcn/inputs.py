@@ -75,10 +75,20 @@ def net_input(batch: dict[str, Any], run: Run, device: torch.device, phase: str)
         parts.append(x)
     joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     if "extent" in batch:
-        for pixels, (height, width) in zip(joined, batch["extent"].tolist(), strict=True):
-            pixels[:, height:] = 0
-            pixels[:, :, width:] = 0
+        clear_outside(joined, batch["extent"])
     return joined.contiguous(memory_format=torch.channels_last)
+
+
+def clear_outside(x: Tensor, extents: Tensor) -> None:
+    """Set what lies outside of images on their canvas to 0, the mean colour.
+
+    Args:
+        x: (N, C, H, W), changed in place.
+        extents: (N, 2) height and width of each image.
+    """
+    for pixels, (height, width) in zip(x, extents.tolist(), strict=True):
+        pixels[:, height:] = 0
+        pixels[:, :, width:] = 0
 
 
 def class_weights(counts: Tensor) -> Tensor:

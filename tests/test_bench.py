@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import fcn.bench.canvas as canvas_module
 import fcn.bench.run as run_module
 from fcn.bench import cases, memory, scale
+from fcn.bench.canvas import canvas
 from fcn.bench.floors import (
     Work,
     ceilings,
@@ -376,6 +378,49 @@ def test_agreement_sees_a_wrong_variant(weights_on_images, monkeypatch, wrong):
     assert row["met"] == (wrong == "nothing")
 
 
+@pytest.mark.parametrize("padding", ["tight", "reference"])
+def test_a_canvas_changes_something_and_no_canvas_nothing(weights_on_images, padding, one_thread):
+    weights, prepared = weights_on_images(padding=padding)
+    found = canvas(weights, prepared, "val", None, CPU, gradients=3, side=64)
+    assert (found["images"], found["gradients"], found["padding"]) == (4, 3, padding)
+    assert 0.5 < found["agreement"] < 1 and found["mean_iu"][0] != found["mean_iu"][1]
+    assert 0 < found["loss"]["median"] <= found["loss"]["largest"] < 1
+    assert 0 < found["gradient"]["median"] <= found["gradient"]["largest"]
+    same = canvas(weights, prepared, "val", 2, CPU, gradients=2, side=1)
+    assert (same["images"], same["agreement"]) == (2, 1)
+    assert same["mean_iu"][0] == same["mean_iu"][1]
+    assert same["loss"]["largest"] == same["gradient"]["largest"] == 0
+
+
+def test_on_a_canvas_are_the_images_pixels_zeros_and_void(weights_on_images, monkeypatch):
+    """And the whole net learns from them, without dropout."""
+    weights, prepared = weights_on_images(dropout=0.5)
+    true_gradient = canvas_module._gradient
+    asked, gradients = [], []
+
+    def watched(net, x, truth):
+        assert not net.training
+        asked.append((x, truth))
+        gradients.append(true_gradient(net, x, truth))
+        return gradients[-1]
+
+    monkeypatch.setattr(canvas_module, "_gradient", watched)
+    found = canvas(weights, prepared, "val", 1, CPU, gradients=1, side=64)
+    (x, truth), (larger, around) = asked
+    height, width = truth.shape[1:]
+    assert larger.shape[2:] == around.shape[1:] == (64, 64) != truth.shape[1:]
+    assert torch.equal(larger[:, :, :height, :width], x) and torch.equal(
+        around[:, :height, :width], truth
+    )
+    assert larger.count_nonzero() == x.count_nonzero()
+    assert (around != 255).sum() == (truth != 255).sum() > 0
+    net, _ = cases.trained(weights)
+    (_, own), (_, moved) = gradients
+    assert sum(part.numel() for part in own) == sum(p.numel() for p in net.parameters())
+    one, other = (torch.cat([part.flatten() for part in parts]) for parts in (own, moved))
+    assert found["gradient"]["median"] == pytest.approx(float((one - other).norm() / one.norm()))
+
+
 LOG = """
   Date: 2026-01-01 10:00:00
 Provided cores: 2
@@ -589,6 +634,7 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
         "loading": None,
     }.items():
         monkeypatch.setattr(cases, name, stand_in(name, result))
+    monkeypatch.setattr(run_module, "canvas", stand_in("canvas", {}))
     monkeypatch.setattr(run_module, "ceilings", lambda _: RATES | {"tf32": 5e11})
     monkeypatch.setattr(run_module.scale, "process_start", lambda _: 1.0)
     monkeypatch.setattr(run_module.scale, "harness", stand_in("harness", []))
@@ -599,12 +645,12 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
     tiny = data_dir / "prepared" / "tiny"
     weights = tiny / "model.safetensors"
     device = torch.device(kind)
-    found = list(run_module._measure(device, True, None, [weights] * 2, tiny, "val", 3, None))
+    found = list(run_module._measure(device, True, None, [weights] * 2, tiny, "val", 3, 2, None))
     assert found[-1]["complete"] and len(found) >= len(asked)
-    assert asked.count("agreement") == 2  # one for each file of weights
+    assert asked.count("agreement") == asked.count("canvas") == 2  # one for each file of weights
     assert asked.count("inference") == 3 + (kind == "cuda") and asked.count("training") == 2
     only = {"cpu": {"harness", "memory"}, "cuda": {"evaluation", "loop"}}[kind]
-    assert set(asked) == {"inference", "training", "agreement", "loading"} | only
+    assert set(asked) == {"inference", "training", "agreement", "canvas", "loading"} | only
 
 
 def test_what_was_measured_before_a_stop_stays(tmp_path, monkeypatch):
@@ -665,6 +711,13 @@ def agreed(net="a", **more):
     return about | more
 
 
+def on_canvas(net="a", **more):
+    shares = {"agreement": 0.99, "mean_iu": [0.4, 0.399], "loss": None}
+    spread = {"gradients": 2, "gradient": {"median": 0.03, "largest": 0.07}}
+    about = {"net": net, "seed": 1, "dataset": "VOC", "split": "val", "padding": "tight"}
+    return {**about, "side": 512, "images": 3, "pixels": 9, **shares, **spread} | more
+
+
 def whole_record(**changes):
     """A record whose measurement had every option."""
     case = measured()["cases"][0]
@@ -677,6 +730,7 @@ def whole_record(**changes):
         "peer": {"name": "a/port", "commit": "fedcba9876543210"},
         "cases": [case, ported],
         "agreement": agreed(),
+        "canvas": [on_canvas()],
         "loading": rate,
         "dag": dag,
         "missing": [],
@@ -699,15 +753,16 @@ def test_a_run_without_options_keeps_the_parts_that_it_did_not_measure(tmp_path,
         found = json.loads((tmp_path / "benchmarks.json").read_text())["cpu"]
         assert [case["title"] for case in found["cases"]] == ["a case", "with the port"]
         assert "origin" not in found["cases"][0] and found["peer"] is None
-        (entry,) = found["agreement"]
-        for part in (found["cases"][1], entry, found["loading"], found["dag"]):
+        (entry,), (laid,) = found["agreement"], found["canvas"]
+        for part in (found["cases"][1], entry, laid, found["loading"], found["dag"]):
             assert part["origin"]["started"] == "2026-01-01"
             assert part["origin"]["peer"]["name"] == "a/port"
         assert found["dag"]["start_seconds"] == 2.0  # of that day, not of this one
         assert found["missing"] == [] and found["provenance"]["started"] == "2027-05-05"
     text = (tmp_path / "benchmarks.html").read_text()
     kept = "Kept from an earlier measurement: 2026-01-01, a processor, code 0 abc with uncommitted"
-    assert text.count(kept) == 4 and text.count("a/port fedcba9876") == 4
+    assert text.count(kept) == 5 and text.count("a/port fedcba9876") == 5
+    assert "−0.10" in text and "7.00\u00a0%" in text  # of the canvas, in points; largest gradient
 
 
 def test_what_was_measured_anew_takes_the_old_parts_place():

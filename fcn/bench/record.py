@@ -7,6 +7,7 @@ NEEDS = {
     "peer": "The public port was not measured; give a checkout of wkentaro/pytorch-fcn with "
     "--peer.",
     "agreement": "Agreement of the precisions on images needs --weights and --data.",
+    "canvas": "Labels and gradients on a larger canvas need --weights and --data.",
     "loading": "Loading needs --data.",
     "dag": "The DAG's share of the demo needs --demo, a tree in which it has run.",
 }
@@ -46,11 +47,12 @@ def joined(found: dict[str, Any], last: dict[str, Any] | None) -> dict[str, Any]
             kept.add(name)
     if "dag" in kept:  # its share is that of the starts of its own day
         result["dag"] = {"start_seconds": last["start_seconds"], **result["dag"]}
-    own = entries(found["agreement"])
-    others = [entry for entry in entries(last.get("agreement")) if not _among(entry, own)]
-    if others:
-        result["agreement"] = own + [earlier(entry) for entry in others]
-        kept.add("agreement")
+    for name in ("agreement", "canvas"):
+        own = entries(found.get(name))
+        others = [entry for entry in entries(last.get(name)) if not _among(entry, own)]
+        if others:
+            result[name] = own + [earlier(entry) for entry in others]
+            kept.add(name)
     passes = {name: earlier(part) for name, part in (last.get("passes") or {}).items()}
     result["passes"] = {**passes, **(found.get("passes") or {})}
     ported = [earlier(case) for case in last["cases"] if of_the_port(case)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fcn.bench import cases, memory, scale
+from fcn.bench.canvas import GRADIENTS, canvas
 from fcn.bench.floors import ceilings, floors_of, on_meta, per_layer
 from fcn.bench.page import write_page
 from fcn.bench.plain import Peer
@@ -41,6 +42,7 @@ def bench(
     data: Path | None = None,
     split: str = "val",
     images: int = 50,
+    canvas_images: int | None = None,
     demo: Path | None = None,
 ) -> dict[str, Any]:
     """Measure and write ``benchmarks.json`` (a key for each kind of device) and the page.
@@ -54,6 +56,8 @@ def bench(
         peer: a checkout of pytorch-fcn to compare with.
         weights: model.safetensors of runs, each for an agreement of the precisions.
         data: a prepared data set for the agreement and for loading.
+        images: of the agreement.
+        canvas_images: whose labels are read on a larger canvas too; None: all of the split.
         demo: a working tree in which the demo's DAG has run.
 
     Raises:
@@ -71,7 +75,9 @@ def bench(
     known = read_json(path) if path.exists() else {}
     found: dict[str, Any] = {}
     with chosen(device_name) as device, on_stream(device):
-        for found in _measure(device, quick, port, weights, data, split, images, dag):
+        for found in _measure(
+            device, quick, port, weights, data, split, images, canvas_images, dag
+        ):
             write_json(partial, {device.type: found})
     known[device.type] = joined(found, known.get(device.type))
     write_json(path, known)
@@ -92,6 +98,7 @@ def _measure(
     data: Path | None,
     split: str,
     images: int,
+    canvas_images: int | None,
     dag: dict[str, Any] | None,
 ) -> Iterator[dict[str, Any]]:
     """What is known so far, after every part of the measurement."""
@@ -108,6 +115,7 @@ def _measure(
         "cases": measured,
         "passes": passes,
         "agreement": None,
+        "canvas": None,
         "loading": None,
         "harness": [],
         "dag": dag,
@@ -123,6 +131,7 @@ def _measure(
     given = {
         "peer": peer is not None,
         "agreement": bool(weights and data),
+        "canvas": bool(weights and data),
         "loading": bool(data),
         "dag": dag is not None or device.type != "cpu",
     }
@@ -237,6 +246,12 @@ def _measure(
             _say(f"agreement of the precisions on images: {file}")
             agreed.append(cases.agreement(file, data, split, few, device, rates))
             yield so_far(agreement=agreed)
+        canvases: list[dict[str, Any]] = []
+        for file in weights:
+            _say(f"images on a larger canvas: {file}")
+            count, gradients = (10, 3) if quick else (canvas_images, GRADIENTS)
+            canvases.append(canvas(file, data, split, count, device, gradients))
+            yield so_far(canvas=canvases)
     if data:
         seconds = 2.0 if quick or device.type == "cuda" else 8.0
         yield so_far(loading=cases.loading(data, split, seconds))
