@@ -50,6 +50,7 @@ class Run:
     seeds: tuple[int, ...]
     time: bool
     gflop: float | None = None  # forward cost of an image, for the planner
+    named_net: str | None = None  # the net of config/nets.yaml, or of the suite, that it changes
     precision: str = "fp32"  # of its scores; without a training, of the one that made the weights
 
     @property

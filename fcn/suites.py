@@ -305,6 +305,7 @@ class _Resolver:
             seeds=own if recipe or _parents_of(key, entry) else (0,),  # released weights have none
             time=entry.get("time", False),
             gflop=gflop,
+            named_net=entry["net"] if isinstance(entry["net"], str) else entry["net"].get("base"),
         )
         suite.runs[key] = run
         return run

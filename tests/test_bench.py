@@ -22,6 +22,7 @@ from fcn.bench.floors import (
     Work,
     ceilings,
     floors_of,
+    floors_of_suite,
     forward_work,
     gflop_of,
     on_meta,
@@ -125,6 +126,35 @@ def test_inference_has_less_to_do_than_the_authors_order():
     assert row["least_gflop"] < 0.8 * row["authors_gflop"]
     assert row["forward_floor_ms"]["fp32"] == pytest.approx(1e3 * row["least_gflop"])
     assert row["forward_floor_ms"]["bf16"] == pytest.approx(5e2 * row["least_gflop"])
+
+
+def test_floors_of_every_net_that_the_paper_trains(named_nets):
+    suite, rates = load_suite("paper"), {"fp32": 1e12, "copy": 1e30}
+    rows = floors_of_suite(suite, rates)
+    found = {(row["net"], tuple(row["size"])) for row in rows}
+    assert len(found) == len(rows)
+    used = {run.named_net for run in suite.runs.values()}
+    assert {name for name, _ in found} == used <= set(named_nets)
+    assert used >= {"voc-fcn2s", "nyud-fcn16s-color-hha", "siftflow-fcn8s", "pascalcontext-fcn8s"}
+    sizes = {kind: {size for name, size in found if name.startswith(kind)} for kind in "vnsp"}
+    voc = {(375, 500), (500, 500)}
+    assert sizes == {"v": voc, "n": {(425, 560)}, "s": {(256, 256)}, "p": voc}
+    by_name = {(row["net"], row["size"][0]): row for row in rows}
+    heads = by_name["siftflow-fcn32s", 256]
+    assert heads["classes"] == {"semantic": 33, "geometric": 3}
+    net = suite.resolved_net("siftflow-fcn32s")
+    both = training_work(on_meta(net, heads["classes"]), (256, 256), 1)
+    assert heads["training_gflop"] == pytest.approx(both.flop / 1e9)
+    assert heads["training_gflop"] > training_work(on_meta(net, 33), (256, 256), 1).flop / 1e9
+    late = by_name["nyud-fcn32s-color-hha", 425]
+    assert late["whole_gflop"] > 1.9 * by_name["nyud-fcn32s-color", 425]["whole_gflop"]
+    counts = {"voc-fcn8s": 736, "nyud-fcn32s-hha": 654, "siftflow-fcn8s": 200}
+    for row in rows:
+        passed = row["evaluation"]
+        assert passed["images"] == counts.get(row["net"], passed["images"])
+        assert passed["gflop"] == pytest.approx(passed["images"] * row["least_gflop"])
+        assert passed["floor_ms"]["fp32"] == pytest.approx(passed["gflop"])  # at 1 TFLOP/s
+        assert passed["bytes"]["fp32"] == passed["images"] * row["forward_bytes"]["fp32"]
 
 
 def test_ceilings_are_positive_rates():
@@ -587,6 +617,18 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_the_long_table_of_floors_is_folded_up(tmp_path):
+    (row,) = floors_of("voc-x", slim("voc-fcn32s"), CLASSES, [(64, 64)], RATES)
+    passed = {"images": 654, "gflop": 5e3, "bytes": {"fp32": 2e9}, "floor_ms": {"fp32": 3e5}}
+    more = {"dataset": "nyud", "classes": {"semantic": 33, "geometric": 3}, "evaluation": passed}
+    write_page({"cpu": measured(suite_floors=[row | more])}, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    Page(text)
+    folded = "".join(re.findall(r"<details.*?</details>", text, re.DOTALL))
+    assert folded.count("voc-x") == text.count("voc-x") == 3
+    assert "33 + 3" in folded and "654" in folded and "300\u00a0s" in folded
+
+
 def test_the_page_says_that_no_gpu_was_measured_and_loads_nothing(tmp_path):
     write_page({"cpu": measured()}, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
@@ -635,6 +677,7 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
     }.items():
         monkeypatch.setattr(cases, name, stand_in(name, result))
     monkeypatch.setattr(run_module, "canvas", stand_in("canvas", {}))
+    monkeypatch.setattr(run_module, "floors_of_suite", lambda *_: [])
     monkeypatch.setattr(run_module, "ceilings", lambda _: RATES | {"tf32": 5e11})
     monkeypatch.setattr(run_module.scale, "process_start", lambda _: 1.0)
     monkeypatch.setattr(run_module.scale, "harness", stand_in("harness", []))

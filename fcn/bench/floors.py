@@ -22,9 +22,19 @@ from fcn.nets import FCN, build
 from fcn.nets.norm import LocalResponseNorm
 from fcn.nets.padded import for_inference
 from fcn.nets.upsample import Upsample
+from fcn.spec import Run, Suite
 from fcn.timing import measure
 
 MOVING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, LocalResponseNorm, Upsample)
+# Input sizes (height, width) of each data set of the paper, and its test images.
+VOC_SIZES = [(375, 500), (500, 500)]  # the usual size of VOC's images, and Table 1's
+INPUTS: dict[str, tuple[list[tuple[int, int]], int]] = {
+    "voc2011": (VOC_SIZES, 736),
+    "nyud": ([(425, 560)], 654),
+    "siftflow": ([(256, 256)], 200),
+    "pascal-context": (VOC_SIZES, 5105),
+    "pascal-context-33": (VOC_SIZES, 5105),
+}
 ITEM = {"fp32": 4, "tf32": 4, "bf16": 2}  # bytes
 # A training step reads the weights forward and backward and writes them, reads and writes the
 # momentum, and keeps the gradient on the chip; activations go by forward, again with their
@@ -113,10 +123,11 @@ def pass_floors(
     return {p: sum(work[size].floor_ms(p, ceilings) for size in sizes) for p in precisions}
 
 
-def on_meta(net: dict[str, Any], classes: int) -> FCN:
-    """The net of a resolved configuration, without memory."""
+def on_meta(net: dict[str, Any], classes: int | dict[str, int]) -> FCN:
+    """The net of a resolved configuration, without memory; ``classes``: of each label set."""
+    heads = {"semantic": classes} if isinstance(classes, int) else classes
     with torch.device("meta"):
-        return build(net, {"semantic": classes}).eval()
+        return build(net, heads).eval()
 
 
 def per_layer(net: FCN, size: tuple[int, int]) -> list[dict[str, Any]]:
@@ -147,7 +158,7 @@ def per_layer(net: FCN, size: tuple[int, int]) -> list[dict[str, Any]]:
 def floors_of(
     name: str,
     net: dict[str, Any],
-    classes: int,
+    classes: int | dict[str, int],
     sizes: list[tuple[int, int]],
     ceilings: dict[str, float],
     batch: int = 1,
@@ -179,6 +190,33 @@ def floors_of(
                 "training_floor_ms": {p: step.floor_ms(p, ceilings, True) for p in precisions},
             }
         )
+    return rows
+
+
+def floors_of_suite(suite: Suite, ceilings: dict[str, float]) -> list[dict[str, Any]]:
+    """Rows as of ``floors_of`` for every named net of a suite, once, with the classes of the first
+    run that uses it.
+
+    ``evaluation``: of a pass over that run's test images, all of the row's size, one by one.
+    """
+    first: dict[str, Run] = {}
+    for run in suite.runs.values():
+        if run.named_net is not None:
+            first.setdefault(run.named_net, run)
+    rows = []
+    for name, run in first.items():
+        known = suite.datasets[run.dataset]["classes"]
+        classes = {
+            task: len(known[task] if isinstance(known, dict) else known) for task in run.labels
+        }
+        sizes, images = INPUTS[run.dataset]
+        for row in floors_of(name, suite.resolved_net(name), classes, sizes, ceilings):
+            once = {key: row[f"forward_{key}"] for key in ("bytes", "floor_ms")}
+            whole = {
+                k: {p: images * value for p, value in part.items()} for k, part in once.items()
+            }
+            whole |= {"images": images, "gflop": images * row["least_gflop"]}
+            rows.append({**row, "dataset": run.dataset, "classes": classes, "evaluation": whole})
     return rows
 
 

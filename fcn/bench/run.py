@@ -10,7 +10,7 @@ import torch
 
 from fcn.bench import cases, memory, scale
 from fcn.bench.canvas import GRADIENTS, canvas
-from fcn.bench.floors import ceilings, floors_of, on_meta, per_layer
+from fcn.bench.floors import ceilings, floors_of, floors_of_suite, on_meta, per_layer
 from fcn.bench.page import write_page
 from fcn.bench.plain import Peer
 from fcn.bench.record import NEEDS, joined
@@ -147,6 +147,7 @@ def _measure(
     yield so_far(
         ceilings=rates,
         floors=rows,
+        suite_floors=floors_of_suite(paper, rates),
         layers={"net": "voc-fcn32s", "size": list(TABLE1), "rows": layers},
         start_seconds=scale.process_start(3 if quick or device.type == "cuda" else 5),
     )
