@@ -377,6 +377,7 @@ def _bench(args: argparse.Namespace) -> None:
         args.images,
         args.canvas_images,
         args.demo,
+        args.logs,
     )
     print(f"{args.out / 'benchmarks.html'}", file=sys.stderr)
 

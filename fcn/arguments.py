@@ -187,6 +187,15 @@ def parser() -> argparse.ArgumentParser:
         help="a run's model.safetensors: agreement of bf16 with fp32 (needs --data); several: "
         "once for each",
     )
+    bench.add_argument(
+        "--logs",
+        type=_path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="the folder logs of another tree: the peak memory of its stages; several: once for "
+        "each",
+    )
     bench.add_argument("--split", default="val", help="of --data (default: %(default)s)")
     bench.add_argument("--images", type=_positive, default=50, metavar="N", help="of the agreement")
     bench.add_argument(

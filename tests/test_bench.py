@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 import fcn.bench.canvas as canvas_module
 import fcn.bench.run as run_module
+from fcn.arguments import parser
 from fcn.bench import cases, memory, scale
 from fcn.bench.canvas import canvas
 from fcn.bench.floors import (
@@ -35,6 +37,7 @@ from fcn.bench.plain import Peer, PlainFCN, plain_step
 from fcn.bench.record import NEEDS, joined
 from fcn.data.dataset import SegmentationSet
 from fcn.errors import UserError
+from fcn.metrics import ConfusionMatrix
 from fcn.nets import build
 from fcn.nets.padded import for_inference
 from fcn.options import RECIPE_OPTIONS
@@ -348,6 +351,12 @@ def agreement_rows(weights, prepared):
     return {row["name"]: row for row in found["rows"]}
 
 
+def test_images_without_a_labelled_pixel_are_refused(data_dir):
+    dataset = SegmentationSet(data_dir / "prepared" / "tiny", "val")
+    with pytest.raises(UserError, match="no labelled pixel in the images of val"):
+        cases.mean_iu(ConfusionMatrix(3, CPU), dataset)
+
+
 def test_agreement_of_right_variants(weights_on_images):
     weights, prepared = weights_on_images()
     found = agreement_rows(weights, prepared)
@@ -507,6 +516,54 @@ def test_the_imitated_paper_is_finished_and_its_report_holds_every_result():
     assert [(row["status"], row["said"]) for row in rows] == [(0, "")] * 4
     assert all(row["peak_bytes"] > 20e6 for row in rows[:3])
     assert "HHA" in rows[3]["what"] and rows[3]["seconds"] > 0
+
+
+def test_stages_of_another_tree_are_read_from_its_logs(tmp_path):
+    """By the tree's name: where it lies is nobody's concern."""
+    logs = tmp_path / "other" / "logs"
+    for name, seconds, resident in (("fetch/a", 3, 50), ("fetch/b", 4, 70), ("extract/a", 9, "NA")):
+        place = (logs / name).with_suffix(".tsv")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t-\t{resident}\n")
+    found = scale.logged(logs)
+    assert found == {
+        "tree": "other",
+        "stages": [
+            {"stage": "extract", "jobs": 1, "seconds": 9.0, "peak_bytes": 0},
+            {"stage": "fetch", "jobs": 2, "seconds": 7.0, "peak_bytes": 70 * 2**20},
+        ],
+    }
+    with pytest.raises(UserError, match="folder logs"):
+        scale.logged(tmp_path / "other" / "nowhere")
+
+
+def test_stages_that_the_demo_lacks_run_on_generated_input():
+    suite = load_suite("demo")
+    rows = scale.processes(suite, suite.run("demo/fcn32s"), images=9, labelled=2)
+    assert [(row["stage"], row["status"], row["said"]) for row in rows] == [
+        ("extract", 0, ""), ("submission", 0, ""), ("predict", 0, "")
+    ]  # fmt: skip
+    assert "9 images" in rows[0]["what"] and rows[1]["what"].startswith("2 images")
+    assert min(row["peak_bytes"] for row in rows[1:]) > 100e6 and rows[0]["peak_bytes"] > 5e6
+
+
+def test_the_page_has_the_peaks_of_all_stages(tmp_path):
+    alone = {**measured()["harness"][0], "stage": "extract", "what": "an archive", "status": 0}
+    fetched = [{"stage": "fetch", "jobs": 1, "seconds": 1.0, "peak_bytes": 77 * 2**20}]
+    logs = [{"tree": "other", "stages": fetched}]
+    write_page({"cpu": whole_record(processes=[alone], logs=logs)}, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    Page(text)
+    assert "stage of the demo" in text and "stage of the tree other" in text
+    assert "77.00\u00a0MiB" in text.replace(" MiB", "\u00a0MiB")
+    assert re.search(r"<td>extract</td><td[^>]*>an archive</td>.*128\.0.MiB", text)
+
+
+def test_options_that_may_be_given_several_times():
+    asked = ["bench", "--weights", "a", "--weights", "b", "--data", "d", "--logs", "l"]
+    found = parser().parse_args(asked)
+    assert [str(path.name) for path in found.weights] == ["a", "b"] and len(found.logs) == 1
+    assert parser().parse_args(["bench"]).weights == []
 
 
 def test_a_tree_without_a_run_is_refused(tmp_path):
@@ -681,6 +738,7 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
     monkeypatch.setattr(run_module, "ceilings", lambda _: RATES | {"tf32": 5e11})
     monkeypatch.setattr(run_module.scale, "process_start", lambda _: 1.0)
     monkeypatch.setattr(run_module.scale, "harness", stand_in("harness", []))
+    monkeypatch.setattr(run_module.scale, "processes", stand_in("processes", []))
     monkeypatch.setattr(run_module.memory, "kept", stand_in("memory", case))
     monkeypatch.setattr(run_module.Clock, "provenance", lambda *_, **__: {})
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
@@ -688,11 +746,13 @@ def test_every_part_is_measured(data_dir, monkeypatch, kind):
     tiny = data_dir / "prepared" / "tiny"
     weights = tiny / "model.safetensors"
     device = torch.device(kind)
-    found = list(run_module._measure(device, True, None, [weights] * 2, tiny, "val", 3, 2, None))
+    found = list(
+        run_module._measure(device, True, None, [weights] * 2, tiny, "val", 3, 2, None, [])
+    )
     assert found[-1]["complete"] and len(found) >= len(asked)
     assert asked.count("agreement") == asked.count("canvas") == 2  # one for each file of weights
     assert asked.count("inference") == 3 + (kind == "cuda") and asked.count("training") == 2
-    only = {"cpu": {"harness", "memory"}, "cuda": {"evaluation", "loop"}}[kind]
+    only = {"cpu": {"harness", "processes", "memory"}, "cuda": {"evaluation", "loop"}}[kind]
     assert set(asked) == {"inference", "training", "agreement", "canvas", "loading"} | only
 
 
@@ -735,13 +795,15 @@ def test_weights_without_images_are_refused_before_anything_is_measured(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", ["peer", "data", "demo"])
+@pytest.mark.parametrize("option", ["peer", "data", "demo", "logs"])
 def test_a_path_that_is_not_there_is_refused_before_anything_is_measured(
     tmp_path, monkeypatch, option
 ):
     monkeypatch.setattr(run_module, "_measure", lambda *_: pytest.fail("measured"))
+    place = tmp_path / "nowhere"
+    given: dict[str, Any] = {option: [place] if option == "logs" else place}
     with pytest.raises(UserError, match="nowhere"):
-        run_module.bench("cpu", tmp_path, **{option: tmp_path / "nowhere"})
+        run_module.bench("cpu", tmp_path, **given)
 
 
 # ------------------------------------------------------------------------------ what a record keeps
@@ -776,6 +838,7 @@ def whole_record(**changes):
         "canvas": [on_canvas()],
         "loading": rate,
         "dag": dag,
+        "logs": [{"tree": "t", "stages": stages}],
         "missing": [],
     }
     return measured(**everything | changes)
@@ -797,14 +860,21 @@ def test_a_run_without_options_keeps_the_parts_that_it_did_not_measure(tmp_path,
         assert [case["title"] for case in found["cases"]] == ["a case", "with the port"]
         assert "origin" not in found["cases"][0] and found["peer"] is None
         (entry,), (laid,) = found["agreement"], found["canvas"]
-        for part in (found["cases"][1], entry, laid, found["loading"], found["dag"]):
+        for part in (
+            found["cases"][1],
+            entry,
+            laid,
+            found["loading"],
+            found["dag"],
+            *found["logs"],
+        ):
             assert part["origin"]["started"] == "2026-01-01"
             assert part["origin"]["peer"]["name"] == "a/port"
         assert found["dag"]["start_seconds"] == 2.0  # of that day, not of this one
         assert found["missing"] == [] and found["provenance"]["started"] == "2027-05-05"
     text = (tmp_path / "benchmarks.html").read_text()
     kept = "Kept from an earlier measurement: 2026-01-01, a processor, code 0 abc with uncommitted"
-    assert text.count(kept) == 5 and text.count("a/port fedcba9876") == 5
+    assert text.count(kept) == 6 and text.count("a/port fedcba9876") == 6
     assert "−0.10" in text and "7.00\u00a0%" in text  # of the canvas, in points; largest gradient
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcn.bench.cases import evenly, trained
+from fcn.bench.cases import evenly, mean_iu, trained
 from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import VOID
 from fcn.data.stream import AugmentedSet
@@ -93,7 +93,7 @@ def canvas(
         "images": len(chosen),
         "pixels": pixels,
         "agreement": same / pixels,
-        "mean_iu": [matrix.scores().mean_iu for matrix in counts],
+        "mean_iu": [mean_iu(matrix, dataset) for matrix in counts],
         "gradients": len(losses),
         "loss": _spread(losses),
         "gradient": _spread(steps),

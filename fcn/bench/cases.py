@@ -318,6 +318,13 @@ def evenly(count: int, wanted: int | None) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, count - 1, wanted).astype(int))]
 
 
+def mean_iu(matrix: ConfusionMatrix, dataset: SegmentationSet) -> float:
+    found = matrix.scores().mean_iu
+    if found is None:
+        raise UserError(f"{dataset.folder}: no labelled pixel in the images of {dataset.split}.")
+    return found
+
+
 def agreement(
     weights: Path,
     prepared: Path,
@@ -359,7 +366,7 @@ def agreement(
                 seconds[name] += time.perf_counter() - started
                 same[name] += int((found[name] == found["reference"]).sum())
             pixels += found["reference"].numel()
-    scores = {name: matrix.scores().mean_iu for name, matrix in counts.items()}
+    scores = {name: mean_iu(matrix, dataset) for name, matrix in counts.items()}
     sizes = [dataset.sizes[i] for i in chosen]
     floors = pass_floors(on_meta(about["net"], classes), sizes, ceilings)
     rows = []

@@ -211,11 +211,9 @@ def floors_of_suite(suite: Suite, ceilings: dict[str, float]) -> list[dict[str, 
         }
         sizes, images = INPUTS[run.dataset]
         for row in floors_of(name, suite.resolved_net(name), classes, sizes, ceilings):
-            once = {key: row[f"forward_{key}"] for key in ("bytes", "floor_ms")}
-            whole = {
-                k: {p: images * value for p, value in part.items()} for k, part in once.items()
-            }
-            whole |= {"images": images, "gflop": images * row["least_gflop"]}
+            whole: dict[str, Any] = {"images": images, "gflop": images * row["least_gflop"]}
+            for key in ("bytes", "floor_ms"):
+                whole[key] = {p: images * value for p, value in row[f"forward_{key}"].items()}
             rows.append({**row, "dataset": run.dataset, "classes": classes, "evaluation": whole})
     return rows
 

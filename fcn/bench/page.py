@@ -32,6 +32,11 @@ def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
+def _mib(value: float | None) -> str:
+    """Bytes of memory in MiB; a dash where none were measured."""
+    return f"{_figure(value / 2**20, 4)} MiB" if value else "–"
+
+
 def _style() -> str:
     """The report's own style sheet: two pages, one look."""
     report = environment()
@@ -52,7 +57,7 @@ def write_page(measured: dict[str, Any], path: Path) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    loaded.filters.update(figure=_figure, ms=_ms, percent=_percent, entries=entries)
+    loaded.filters.update(figure=_figure, ms=_ms, percent=_percent, mib=_mib, entries=entries)
     devices = [(key, DEVICES[key], measured[key]) for key in DEVICES if key in measured]
     page = loaded.get_template("benchmarks.html.j2").render(
         style=_style(), devices=devices, gpu="cuda" in measured

@@ -12,7 +12,7 @@ NEEDS = {
     "dag": "The DAG's share of the demo needs --demo, a tree in which it has run.",
 }
 # What tells entries of a list apart: two that differ in none of these are of the same thing.
-IDENTITY = ("net", "seed", "dataset", "split")
+IDENTITY = ("net", "seed", "dataset", "split", "tree")
 
 
 def entries(part: Any) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def joined(found: dict[str, Any], last: dict[str, Any] | None) -> dict[str, Any]
             kept.add(name)
     if "dag" in kept:  # its share is that of the starts of its own day
         result["dag"] = {"start_seconds": last["start_seconds"], **result["dag"]}
-    for name in ("agreement", "canvas"):
+    for name in ("agreement", "canvas", "logs"):
         own = entries(found.get(name))
         others = [entry for entry in entries(last.get(name)) if not _among(entry, own)]
         if others:
@@ -59,7 +59,7 @@ def joined(found: dict[str, Any], last: dict[str, Any] | None) -> dict[str, Any]
     if found["peer"] is None and ported:
         result["cases"] = [*found["cases"], *ported]
         kept.add("peer")
-    done = {NEEDS[name] for name in kept}
+    done = {NEEDS[name] for name in kept if name in NEEDS}
     result["missing"] = [text for text in found["missing"] if text not in done]
     return result
 

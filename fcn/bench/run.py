@@ -44,6 +44,7 @@ def bench(
     images: int = 50,
     canvas_images: int | None = None,
     demo: Path | None = None,
+    logs: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Measure and write ``benchmarks.json`` (a key for each kind of device) and the page.
 
@@ -59,6 +60,7 @@ def bench(
         images: of the agreement.
         canvas_images: whose labels are read on a larger canvas too; None: all of the split.
         demo: a working tree in which the demo's DAG has run.
+        logs: folders ``logs`` of further trees, for the peak memory of their stages.
 
     Raises:
         UserError: a path lacks what it should have.
@@ -70,13 +72,14 @@ def bench(
         SegmentationSet(data, split)
     for file in weights:
         cases.trained(file)
+    others = [scale.logged(folder) for folder in logs]
     dag = scale.dag(demo) if demo else None  # a measurement takes long: first see that all is there
     path, partial = out / "benchmarks.json", out / "benchmarks.partial.json"
     known = read_json(path) if path.exists() else {}
     found: dict[str, Any] = {}
     with chosen(device_name) as device, on_stream(device):
         for found in _measure(
-            device, quick, port, weights, data, split, images, canvas_images, dag
+            device, quick, port, weights, data, split, images, canvas_images, dag, others
         ):
             write_json(partial, {device.type: found})
     known[device.type] = joined(found, known.get(device.type))
@@ -100,6 +103,7 @@ def _measure(
     images: int,
     canvas_images: int | None,
     dag: dict[str, Any] | None,
+    logs: Sequence[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """What is known so far, after every part of the measurement."""
     clock, load = Clock(device), os.getloadavg()[0]
@@ -118,7 +122,9 @@ def _measure(
         "canvas": None,
         "loading": None,
         "harness": [],
+        "processes": [],
         "dag": dag,
+        "logs": list(logs),
         "missing": missing,
     }
 
@@ -250,8 +256,8 @@ def _measure(
         canvases: list[dict[str, Any]] = []
         for file in weights:
             _say(f"images on a larger canvas: {file}")
-            count, gradients = (10, 3) if quick else (canvas_images, GRADIENTS)
-            canvases.append(canvas(file, data, split, count, device, gradients))
+            shown, gradients = (10, 3) if quick else (canvas_images, GRADIENTS)
+            canvases.append(canvas(file, data, split, shown, device, gradients))
             yield so_far(canvas=canvases)
     if data:
         seconds = 2.0 if quick or device.type == "cuda" else 8.0
@@ -259,6 +265,9 @@ def _measure(
     if device.type == "cpu":  # no other device changes them
         _say("the DAG, the report, the largest data set")
         found["harness"] = scale.harness()
+        yield so_far()
+        _say("stages alone: extract, submission, predict")
+        found["processes"] = scale.processes(paper, paper.run(SCORED))
     yield so_far(complete=True)
 
 

@@ -4,12 +4,14 @@ What the paper's archives would give is imitated in a temporary folder: results 
 made-up numbers, SBD's count of images as links to one generated image. Nothing of it is kept.
 """
 
+import io
 import os
 import re
 import resource
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,18 +25,22 @@ from PIL import Image
 from scipy.io import savemat
 
 from fcn.data.hha import Camera, hha
+from fcn.data.prepare import prepare
 from fcn.data.scenes import scene
 from fcn.errors import UserError
-from fcn.files import write_json
-from fcn.schema import ROOT
+from fcn.files import digest, write_json
+from fcn.nets import build
+from fcn.schema import CONFIG, ROOT, read_yaml
 from fcn.spec import Run, Suite
 from fcn.suites import load_suite
+from fcn.weights.named import named_tensors, save
 
 POLL_SECONDS = 0.05
 GIGABYTE = 10**9
 SBD = {"train": 8498, "val": 2857}  # images of its lists (Hariharan et al. 2011)
 LOGGED = 20  # updates between two rows of loss.csv
 TEST_IMAGES = 736
+TEST_SET = "voc2012test"
 
 
 def measured(command: list[str], cwd: Path = ROOT) -> dict[str, Any]:
@@ -136,6 +142,40 @@ def harness(images: dict[str, int] | None = None, seeds: int = 6) -> list[dict[s
         rows.append(_row(what, measured(command), None, 2 * GIGABYTE))
     what = "HHA of a depth image of 640x480, on one core"
     rows.append(_row(what, _hha(), 0.5, None))
+    return rows
+
+
+def processes(
+    suite: Suite, run: Run, images: int = 1456, labelled: int = 4
+) -> list[dict[str, Any]]:
+    """Stages that the demo lacks, each in a process of its own on generated input.
+
+    ``extract`` of an archive with so many test images of VOC 2012 (their number), ``submission``
+    of ``labelled`` of them and ``predict`` of one, by the net of ``run`` with random weights. The
+    archives of ``fetch`` are on other machines: its memory is in the logs of a tree that has them.
+    """
+    rows = []
+    with TemporaryDirectory(prefix="fcn-bench-") as scratch:
+        data, results, out = (Path(scratch) / name for name in ("data", "results", "out"))
+        test_set = read_yaml(CONFIG / "datasets.yaml")[TEST_SET]
+        image = imitated_test(data, test_set, images, labelled)
+        classes = read_yaml(CONFIG / "datasets.yaml")["voc2012"]["classes"]
+        weights = imitated_training(run, classes, results)
+        fcn = [sys.executable, "-m", "fcn"]
+        folders = ["--data-dir", str(data)]
+        on = ["--device", "cpu", "--threads", "2"]
+
+        def add(stage: str, what: str, arguments: list[str]) -> None:
+            found = measured([*fcn, stage, *arguments])
+            rows.append({"stage": stage, **_row(what, found, None, None)})
+
+        add("extract", f"an archive of {images:,} images", [*test_set["archives"], *folders])
+        prepare(TEST_SET, test_set, data)
+        what = f"{labelled} images by {run.title}"
+        options = ["--suite", suite.name, *folders, "--results", str(results), *on]
+        add("submission", what, [run.id, *options])
+        options = ["--net", "auto", "--weights", str(weights), "--out", str(out), *on]
+        add("predict", f"an image of 500x375 by {run.title}", [*options, str(image)])
     return rows
 
 
@@ -276,14 +316,19 @@ def _result(
         write_json(folder / "timing.json", {**common, "input": [500, 500], "protocols": {}})
 
 
+def generated_image() -> Image.Image:
+    """500x375 pixels of smooth noise."""
+    small = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((500, 375))
+
+
 def imitated_sbd(data: Path, images: dict[str, int]) -> None:
     """An extracted SBD of so many images, all of them links to one generated image and label."""
     root = data / "extracted" / "benchmark.tgz" / "benchmark_RELEASE" / "dataset"
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(1)
     for folder in ("img", "cls"):
         (root / folder).mkdir(parents=True)
-    small = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(small).resize((500, 375)).save(root / "image.jpg")
+    generated_image().save(root / "image.jpg")
     label = np.repeat(np.repeat(generator.integers(0, 21, (15, 20)), 25, 0), 25, 1)
     savemat(
         root / "label.mat", {"GTcls": {"Segmentation": label.astype(np.uint8)}}, do_compression=True
@@ -298,6 +343,42 @@ def imitated_sbd(data: Path, images: dict[str, int]) -> None:
             (root / "cls" / f"{id}.mat").hardlink_to(root / "label.mat")
     archive = {"name": "benchmark.tgz", "sha256": None, "size": 0, "subset": True}
     write_json(data / "extracted" / "benchmark.tgz.json", {"archive": archive, "members": 0})
+
+
+def imitated_test(data: Path, definition: dict[str, Any], images: int, listed: int) -> Path:
+    """VOC's test images as a fetched archive, all of them one generated image, which is returned.
+
+    The list of the archive has ``listed`` of them.
+    """
+    (name,) = definition["archives"]
+    archive = data / "archives" / name
+    archive.parent.mkdir(parents=True)
+    image, ids = data / "image.jpg", [f"2008_{i:06d}" for i in range(images)]
+    generated_image().save(image)
+    text = "".join(f"{id}\n" for id in ids[:listed]).encode()
+    with tarfile.open(archive, "w") as tar:
+        for id in ids:
+            tar.add(image, f"{definition['root']}/JPEGImages/{id}.jpg")
+        member = tarfile.TarInfo(f"{definition['root']}/ImageSets/Segmentation/test.txt")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
+    facts = {"size": archive.stat().st_size, "sha256": digest(archive)}
+    about = {"name": name, "url": "generated", "subset": True, "verified_by": "nothing"}
+    write_json(archive.with_name(f"{name}.json"), about | facts)
+    return image
+
+
+def imitated_training(run: Run, classes: list[str], results: Path) -> Path:
+    """What a training leaves, with random weights; returns their file."""
+    folder = run.directory(results, run.seeds[0])
+    folder.mkdir(parents=True)
+    weights = folder / "model.safetensors"
+    net = build(run.config["net"], {"semantic": len(classes)})
+    about = {"net": run.config["net"], "classes": {"semantic": classes}, "run": run.id}
+    save(weights, named_tensors(net), about | {"input": run.config["input"], "labels": run.labels})
+    trained = {"config_hash": run.hash, "weights_sha256": digest(weights), "subset": True}
+    write_json(folder / "train.json", trained | {"provenance": {"archives": []}})
+    return weights
 
 
 # ------------------------------------------------------------------------------- the DAG's own time
@@ -324,19 +405,7 @@ def dag(folder: Path) -> dict[str, Any]:
     set (bytes) of each.
     """
     logs = sorted((folder / ".snakemake" / "log").glob("*.log"))
-    stages: dict[str, dict[str, Any]] = {}
-    for path in sorted((folder / "logs").rglob("*.tsv")):
-        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        if len(lines) < 2:
-            continue
-        record = dict(zip(lines[0], lines[1], strict=False))
-        name = path.relative_to(folder / "logs").with_suffix("").parts[0]
-        stage = stages.setdefault(name, {"stage": name, "jobs": 0, "seconds": 0.0, "peak_bytes": 0})
-        stage["jobs"] += 1
-        stage["seconds"] += float(record["s"])
-        resident = record.get("max_rss", "NA")  # MiB; NA where a job was too short to be asked
-        if resident not in ("NA", "-"):
-            stage["peak_bytes"] = max(stage["peak_bytes"], int(float(resident) * 2**20))
+    stages = _stages(folder / "logs")
     if not logs or not stages:
         raise UserError(
             f"--demo {folder}: no Snakemake log with measured jobs; run the demo there."
@@ -351,16 +420,47 @@ def dag(folder: Path) -> dict[str, Any]:
         raise UserError(f"--demo {folder}: its Snakemake log has no times.")
     first = datetime.strptime(began.group(1), "%Y-%m-%d %H:%M:%S")
     wall = (stamps[-1] - first).total_seconds()
-    done = sum(stage["seconds"] for stage in stages.values())
+    done = sum(stage["seconds"] for stage in stages)
     return {
         "wall_seconds": wall,
         "cores": cores,
-        "jobs": sum(stage["jobs"] for stage in stages.values()),
+        "jobs": sum(stage["jobs"] for stage in stages),
         "job_seconds": done,
         "busy": min(1.0, done / (wall * cores)),
         "snakemake_share": _idle_share(text, first, stamps[-1]),
-        "stages": sorted(stages.values(), key=lambda stage: -stage["seconds"]),
+        "stages": stages,
     }
+
+
+def logged(folder: Path) -> dict[str, Any]:
+    """Jobs, seconds and largest resident set of each stage whose logs a folder ``logs`` holds.
+
+    ``tree``: the name of the working tree that the folder is of, not its place.
+    """
+    stages = _stages(folder)
+    if not stages:
+        raise UserError(
+            f"--logs {folder}: no STAGE/*.tsv of measured jobs; give a tree's folder logs."
+        )
+    place = folder.resolve()
+    return {"tree": (place.parent if place.name == "logs" else place).name, "stages": stages}
+
+
+def _stages(logs: Path) -> list[dict[str, Any]]:
+    stages: dict[str, dict[str, Any]] = {}
+    for path in sorted(logs.rglob("*.tsv")):
+        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+        if len(lines) < 2:
+            continue
+        record = dict(zip(lines[0], lines[1], strict=False))
+        name = path.relative_to(logs).with_suffix("").parts[0]
+        stage = stages.setdefault(name, {"stage": name, "jobs": 0, "seconds": 0.0, "peak_bytes": 0})
+        stage["jobs"] += 1
+        stage["seconds"] += float(record["s"])
+        resident = record.get("max_rss", "NA")  # MiB; NA where a job was too short to be asked
+        if resident not in ("NA", "-"):
+            stage["peak_bytes"] = max(stage["peak_bytes"], int(float(resident) * 2**20))
+    return sorted(stages.values(), key=lambda stage: -stage["seconds"])
 
 
 def _idle_share(text: str, first: datetime, last: datetime) -> float:
