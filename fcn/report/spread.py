@@ -42,9 +42,13 @@ class Deviation:
         squares = self.freedom * self.size**2 + assumed.freedom * assumed.size**2
         return Deviation(float(np.sqrt(squares / freedom)), freedom)
 
-    def draws(self, *parts: str) -> np.ndarray:
-        """Draws (DRAWS,) of Student's t, a function of ``parts`` (whose it is)."""
-        draws = generator("deviation", *parts).standard_normal(DRAWS) * self.size
+    def draws(self, *parts: str, seeds: Sequence[int] = (0,)) -> np.ndarray:
+        """Draws (DRAWS,) of Student's t: the mean of one deviation of each seed.
+
+        A function of ``parts`` (whose it is) and the seeds.
+        """
+        normal = [generator("deviation", *parts, str(n)).standard_normal(DRAWS) for n in seeds]
+        draws: np.ndarray = np.mean(normal, axis=0) * self.size
         if np.isfinite(self.freedom):
             squares = generator("freedom", repr(self)).chisquare(self.freedom, DRAWS)
             draws *= np.sqrt(self.freedom / squares)
@@ -75,10 +79,8 @@ class Spread:
         go on from, or the same weights.
         """
         terms = {("common",): self.common, **self._terms(lineage)}
-        moved = [
-            deviation.draws(*term, str(seed)) for term, deviation in terms.items() for seed in seeds
-        ]
-        return np.sum(moved, axis=0) / len(seeds)
+        moved = [deviation.draws(*term, seeds=seeds) for term, deviation in terms.items()]
+        return np.sum(moved, axis=0)
 
     def apart(self, lineages: Sequence[Sequence[str]]) -> float:
         """Deviation of one training of a run, apart from what all the runs have in common."""
