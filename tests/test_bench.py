@@ -851,6 +851,15 @@ def later(**changes):
     return measured(**nothing | changes)
 
 
+def test_the_page_says_what_the_agreement_must_hold(tmp_path):
+    goals = {"goal": 0.998, "mean_iu_goal": 5e-4, "images_per_second": 9.0}
+    reference, *_ = agreed()["rows"]
+    found = agreed(rows=[reference, {**reference, "name": "bf16", "mean_iu": 0.4003, **goals}])
+    write_page({"cpu": whole_record(agreement=[found])}, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert all(text in page for text in ("≥&nbsp;99.80", "+0.030", "≤&nbsp;0.05<"))
+
+
 def test_a_run_without_options_keeps_the_parts_that_it_did_not_measure(tmp_path, monkeypatch):
     (tmp_path / "benchmarks.json").write_text(json.dumps({"cpu": whole_record()}))
     monkeypatch.setattr(run_module, "_measure", lambda *_: iter([later()]))
