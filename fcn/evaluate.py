@@ -55,7 +55,8 @@ def _labels(net: FCN, run: Run, x: Tensor) -> dict[str, Tensor]:
 
 def inference_net(net: FCN, run: Run, precision: str) -> FCN:
     """``net``, whose weights stay as they are, as a run labels images with it."""
-    return net if "inference" in run.config else for_inference(net, precision)
+    dense = "inference" in run.config and precision != "reference"
+    return net if dense else for_inference(net, precision)
 
 
 class BatchLabeller:

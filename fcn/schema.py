@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """Read by libyaml, eight times as fast, if it can: every process reads a dozen files.
+    """Read by libyaml, four times as fast, if it can: every process reads a dozen files.
 
     Whatever is wrong is told by PyYAML's own reader, and too deep a nesting, of which libyaml's
     would die, is left to it.

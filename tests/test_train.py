@@ -26,7 +26,7 @@ from fcn.data.dataset import SegmentationSet
 from fcn.data.labels import VOID
 from fcn.data.stream import AugmentedSet, image_order
 from fcn.errors import UserError
-from fcn.evaluate import evaluate_run, load_set
+from fcn.evaluate import evaluate_run, inference_net, load_set, score_maps
 from fcn.files import digest, read_json, write_json
 from fcn.inputs import preprocess
 from fcn.loss import batch_loss, pixel_losses
@@ -941,6 +941,20 @@ def test_reference_is_one_flag_away(write_suite, data_dir, tmp_path, monkeypatch
         found[name] = read(place / "model.safetensors")[0]
     for name, tensor in found["reference"].items():
         torch.testing.assert_close(tensor, found["fast"][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["rarefaction", "shift-and-stitch"])
+def test_reference_holds_for_dense_scores(make_run, method):
+    net = {"base": "slim", "skips": [], "score_init": "random", "dropout": 0.0}
+    run = make_run(net=net, inference={"method": method, "stride": 16})
+    built = build(run.config["net"], {"semantic": 3}).eval()
+    initialise(built, 0)
+    x = torch.randn(1, 3, 40, 56)
+    fast = score_maps(inference_net(built, run, "fp32"), run, x)["semantic"]
+    with Passes() as seen:
+        exact = score_maps(inference_net(built, run, "reference"), run, x)["semantic"]
+    assert any(transposed for transposed, *_ in seen.forward)
+    torch.testing.assert_close(exact, fast)
 
 
 class Passes(TorchDispatchMode):

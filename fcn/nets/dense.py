@@ -186,8 +186,12 @@ def shift_and_stitch(net: FCN, x: Tensor, stride: int) -> dict[str, Tensor]:
 
 
 @cache
-def _upsampling(channels: int, kernel: int, stride: int, device: torch.device) -> Upsample:
-    return Upsample(channels, kernel, stride, learned=False).to(device)
+def _upsampling(
+    channels: int, kernel: int, stride: int, device: torch.device, exact: bool
+) -> Upsample:
+    made = Upsample(channels, kernel, stride, learned=False).to(device)
+    made.exact = exact
+    return made
 
 
 METHODS = {"rarefaction": rarefaction, "shift-and-stitch": shift_and_stitch}
@@ -211,11 +215,12 @@ def dense_scores(net: FCN, x: Tensor, method: str, stride: int) -> dict[str, Ten
     """
     if method not in METHODS:
         raise UserError(f"inference: method {method!r} is not one of {', '.join(METHODS)}.")
+    exact = any(part.exact for part in net.modules() if isinstance(part, Upsample))
     result = {}
     for task, scores in METHODS[method](net, x, stride).items():
         head = net.head(task)
         grid = _Grid.of(head, stride)
-        up = _upsampling(scores.shape[1], grid.kernel, stride, scores.device)
+        up = _upsampling(scores.shape[1], grid.kernel, stride, scores.device, exact)
         dense = up(scores, (grid.offset, grid.offset), (x.shape[2], x.shape[3]))
         result[task] = head.with_background(dense)
     return result
