@@ -22,18 +22,16 @@ from fcn.nets import FCN, build
 from fcn.nets.norm import LocalResponseNorm
 from fcn.nets.padded import for_inference
 from fcn.nets.upsample import Upsample
+from fcn.schema import protocol
 from fcn.spec import Run, Suite
 from fcn.timing import measure
 
 MOVING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, LocalResponseNorm, Upsample)
 # Input sizes (height, width) of each data set of the paper, and its test images.
-VOC_SIZES = [(375, 500), (500, 500)]  # the usual size of VOC's images, and Table 1's
 INPUTS: dict[str, tuple[list[tuple[int, int]], int]] = {
-    "voc2011": (VOC_SIZES, 736),
-    "nyud": ([(425, 560)], 654),
-    "siftflow": ([(256, 256)], 200),
-    "pascal-context": (VOC_SIZES, 5105),
-    "pascal-context-33": (VOC_SIZES, 5105),
+    name: ([(height, width) for height, width in of["sizes"]], of["images"])
+    for name, of in protocol("test_sets").items()
+    if name != "source"
 }
 ITEM = {"fp32": 4, "tf32": 4, "bf16": 2}  # bytes
 # A training step reads the weights forward and backward and writes them, reads and writes the

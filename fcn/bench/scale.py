@@ -30,7 +30,7 @@ from fcn.data.scenes import scene
 from fcn.errors import UserError
 from fcn.files import digest, write_json
 from fcn.nets import build
-from fcn.schema import CONFIG, ROOT, read_yaml
+from fcn.schema import CONFIG, ROOT, protocol, read_yaml
 from fcn.spec import Run, Suite
 from fcn.suites import load_suite
 from fcn.weights.named import named_tensors, save
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.05
 GIGABYTE = 10**9
 SBD = {"train": 8498, "val": 2857}  # images of its lists (Hariharan et al. 2011)
 LOGGED = 20  # updates between two rows of loss.csv
-TEST_IMAGES = 736
+TEST_IMAGES: int = protocol("test_sets")["voc2011"]["images"]
 TEST_SET = "voc2012test"
 
 
